@@ -1,0 +1,1 @@
+"""The dashboard: reads published generations, draws them, never imports torch."""

@@ -1,0 +1,1 @@
+"""Background jobs that join the library (`vmoer`) and the store (`store`)."""
