@@ -1,0 +1,51 @@
+"""Routing uncertainty of Mixture-of-Experts language models: put a posterior on the router, record it, take it out.
+
+Public names load lazily (PEP 562), so ``import vmoer.metrics`` needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "bayesianize": "vmoer.handle",
+    "Handle": "vmoer.handle",
+    "load_routers": "vmoer.checkpoint",
+    "load_model": "vmoer.models",
+    "record": "vmoer.recorder",
+    "Recorder": "vmoer.recorder",
+    "RoutingTrace": "vmoer.trace",
+    "VmoerError": "vmoer.errors",
+}
+
+__all__ = [
+    "Handle",
+    "Recorder",
+    "RoutingTrace",
+    "VmoerError",
+    "bayesianize",
+    "load_model",
+    "load_routers",
+    "record",
+]
+
+if TYPE_CHECKING:
+    from vmoer.checkpoint import load_routers
+    from vmoer.errors import VmoerError
+    from vmoer.handle import Handle, bayesianize
+    from vmoer.models import load_model
+    from vmoer.recorder import Recorder, record
+    from vmoer.trace import RoutingTrace
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'vmoer' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

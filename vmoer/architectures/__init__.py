@@ -1,0 +1,5 @@
+"""One file per model family; see README.md in this folder for what differs between them."""
+
+from vmoer.architectures.base import Architecture, RouterSite, architecture_of, architectures, unwrap
+
+__all__ = ["Architecture", "RouterSite", "architecture_of", "architectures", "unwrap"]

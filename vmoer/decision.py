@@ -1,0 +1,104 @@
+"""From a posterior to one routing decision: the in-router estimator and the single draw.
+
+*In-router* (thesis eq. for MFVR/FCVR inference): S logit samples, softmax of each, averaged, then top-k once; gates
+follow the family's rule on the logarithm of the average. *Single draw*: one sample per token decides; this is what
+training uses, and what the predictive estimator carries through the layers above, many times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vmoer.architectures import Architecture, RouterSite
+from vmoer.noise import TokenNoise
+from vmoer.routers.base import Posterior
+
+#: floats drawn at once per router call; bounds memory at about 4 × 4 bytes × this
+DRAW_BUDGET = 4_000_000
+
+
+@dataclass
+class Decision:
+    """One router call. Shapes: ``[tokens, experts]`` for logits and scores, ``[tokens, k]`` for weight and index.
+
+    ``logits`` are the routing logits the native tuple reports, ``scores`` what top-k saw; the ``base_`` fields are the
+    native router's own decision for the same input. ``variance_mc`` is ``[tokens]`` or ``None``; ``hidden`` is the
+    router's input ``[tokens, hidden]``.
+    """
+
+    logits: Tensor
+    weight: Tensor
+    index: Tensor
+    scores: Tensor
+    base_logits: Tensor
+    base_index: Tensor
+    posterior: Posterior | None = None
+    variance_mc: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+def native(logits: Tensor, weight: Tensor, index: Tensor) -> Decision:
+    """The native router's decision, unchanged."""
+    return Decision(logits, weight, index, logits, logits, index)
+
+
+def decide(
+    architecture: Architecture,
+    site: RouterSite,
+    posterior: Posterior,
+    base: tuple[Tensor, Tensor, Tensor],
+    noise: TokenNoise,
+    samples: int | None,
+) -> Decision:
+    """Routing decision under ``posterior``: averaged over ``samples`` draws, or one draw when ``samples`` is ``None``.
+
+    Tokens whose draws all equal the native logits keep the native weights and indices bit for bit: a posterior without
+    width or shift *is* the native router.
+    """
+    base_logits, base_weight, base_index = base
+    if not posterior.stochastic:
+        return native(base_logits, base_weight, base_index)
+    variance_mc = None
+    if posterior.gate_logits is not None:
+        scores = posterior.draw(1, noise)[0]
+        untouched = (scores == base_logits).all(-1)
+        logits = posterior.gate_logits
+    elif samples is None:
+        scores = logits = posterior.draw(1, noise)[0]
+        untouched = (scores == base_logits).all(-1)
+    else:
+        mean_probability, untouched, variance_mc = _average(posterior, base_logits, noise, samples)
+        scores = logits = mean_probability.clamp_min(torch.finfo(torch.float32).tiny).log()
+    index = architecture.select(site, scores)
+    weight = architecture.gates(site, logits, index).to(base_weight.dtype)
+    keep = untouched[:, None]
+    return Decision(
+        logits=torch.where(keep, base_logits, logits),
+        weight=torch.where(keep, base_weight, weight),
+        index=torch.where(keep, base_index, index),
+        scores=torch.where(keep, base_logits, scores),
+        base_logits=base_logits,
+        base_index=base_index,
+        posterior=posterior,
+        variance_mc=variance_mc,
+    )
+
+
+def _average(
+    posterior: Posterior, base_logits: Tensor, noise: TokenNoise, samples: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Mean softmax ``[tokens, experts]``, tokens left untouched ``[tokens]``, summed sample variance ``[tokens]``."""
+    tokens, experts = base_logits.shape
+    step = max(DRAW_BUDGET // (samples * experts), 1)
+    means, untouched, variances = [], [], []
+    for start in range(0, tokens, step):
+        stop = min(start + step, tokens)
+        draws = posterior.chunk(start, stop).draw(samples, noise.chunk(start, stop))
+        means.append(torch.softmax(draws, dim=-1).mean(0))
+        untouched.append((draws == base_logits[start:stop]).all(-1).all(0))
+        if samples > 1:
+            variances.append(draws.var(0).sum(-1))
+    return torch.cat(means), torch.cat(untouched), torch.cat(variances) if variances else None

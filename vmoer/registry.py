@@ -1,0 +1,64 @@
+"""Name → class registries with a did-you-mean, open to third parties through entry points."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from vmoer.errors import UnknownNameError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names to lazily imported classes; ``kind`` is the word used in messages, ``group`` the entry-point group."""
+
+    def __init__(self, kind: str, group: str, builtin: dict[str, str]) -> None:
+        self.kind = kind
+        self._group = group
+        self._paths = dict(builtin)
+        self._loaded: dict[str, type[T]] = {}
+        self._scanned = False
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator that registers under ``name``; the same name twice is an error."""
+
+        def decorate(cls: type[T]) -> type[T]:
+            existing = self._loaded.get(name)
+            if existing is not None and existing.__qualname__ != cls.__qualname__:
+                raise ValueError(f"{self.kind} {name!r} is already registered by {existing.__module__}.")
+            self._loaded[name] = cls
+            return cls
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """Every name that can be asked for, sorted."""
+        self._scan()
+        return sorted({*self._paths, *self._loaded})
+
+    def get(self, name: str) -> type[T]:
+        """The class called ``name``; an unknown name lists what exists and the nearest match."""
+        if name not in self._loaded:
+            self._scan()
+            if name not in self._paths:
+                raise UnknownNameError(unknown_name(self.kind, name, self.names()))
+            module, _, attribute = self._paths[name].partition(":")
+            self._loaded[name] = getattr(importlib.import_module(module), attribute)
+        return self._loaded[name]
+
+    def _scan(self) -> None:
+        if not self._scanned:
+            self._scanned = True
+            for entry in entry_points(group=self._group):
+                self._paths.setdefault(entry.name, entry.value)
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> str:
+    """One sentence that says ``name`` is unknown, suggests the nearest and lists what there is."""
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."

@@ -1,0 +1,116 @@
+"""The contract of a Bayesian router: a posterior over what top-k sees, given the router's input and native logits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vmoer.noise import TokenNoise
+from vmoer.registry import Registry
+
+
+@dataclass(frozen=True)
+class RouterShape:
+    """Sizes a router head is built for."""
+
+    hidden_size: int
+    n_experts: int
+    top_k: int
+
+
+@dataclass
+class Posterior(ABC):
+    """Distribution of one router's logits for a batch of tokens; all tensors float32.
+
+    ``mean`` is ``[tokens, experts]``. A *logit-space* posterior draws logits: gates follow from them, and in-router
+    averaging is over their softmax. A *selection-space* posterior (``gate_logits`` set) draws selection scores only;
+    the gates are those of ``gate_logits`` at the drawn experts, and nothing is averaged inside the router.
+    """
+
+    mean: Tensor
+    gate_logits: Tensor | None = field(default=None, kw_only=True)
+    temperature: Tensor | None = field(default=None, kw_only=True)
+
+    #: False for a point mass on the native logits
+    stochastic: ClassVar[bool] = True
+
+    @abstractmethod
+    def draw(self, samples: int, noise: TokenNoise) -> Tensor:
+        """Draws ``[samples, tokens, experts]``; differentiable in the posterior's parameters."""
+
+    def variance(self) -> Tensor | None:
+        """Trace of the covariance of the logits per token ``[tokens]``, analytic; ``None`` where there is none."""
+        return None
+
+    def kl(self) -> Tensor | None:
+        """KL divergence to the prior per token ``[tokens]`` in nats; ``None`` for methods without a prior."""
+        return None
+
+    @abstractmethod
+    def chunk(self, start: int, stop: int) -> Posterior:
+        """The posterior of tokens ``start`` to ``stop`` (for bounded memory)."""
+
+
+class BayesianRouter(nn.Module, ABC):
+    """Head beside one native router. It keeps no state between calls; its parameters are float32.
+
+    ``logit_scale`` is the native router's own logit spread: posteriors and priors are expressed in units of it, so that
+    one prior width means the same for a sharp and a flat router. ``noise_scale`` multiplies the posterior's standard
+    deviation when sampling; 0 leaves its mean.
+    """
+
+    #: registry name, set by subclasses
+    method: str = ""
+    #: True when the method has parameters to train
+    trainable: bool = True
+
+    logit_scale: Tensor
+    noise_scale: Tensor
+
+    def __init__(self, shape: RouterShape, *, logit_scale: float = 1.0, noise_scale: float = 1.0) -> None:
+        super().__init__()
+        if not logit_scale > 0:
+            raise ValueError(f"logit_scale must be positive, not {logit_scale}.")
+        if not noise_scale >= 0:
+            raise ValueError(f"noise_scale must be 0 or more, not {noise_scale}.")
+        self.shape = shape
+        self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
+        self.register_buffer("noise_scale", torch.tensor(float(noise_scale)))
+
+    @abstractmethod
+    def posterior(self, hidden: Tensor, base_logits: Tensor) -> Posterior:
+        """Posterior for router inputs ``[tokens, hidden]`` and native logits ``[tokens, experts]`` (both float32)."""
+
+    def options(self) -> dict[str, Any]:
+        """Constructor options that differ between checkpoints (JSON values); scales are saved as tensors."""
+        return {}
+
+
+def linear(rows: int, columns: int, generator: torch.Generator, std: float | None = None) -> nn.Linear:
+    """Bias-free ``columns → rows`` layer drawn from ``generator``: N(0, std²), or uniform ±columns^−½ when ``None``."""
+    layer = nn.utils.skip_init(nn.Linear, columns, rows, bias=False)
+    with torch.no_grad():
+        if std is None:
+            bound = columns**-0.5
+            layer.weight.uniform_(-bound, bound, generator=generator)
+        elif std == 0:
+            layer.weight.zero_()
+        else:
+            layer.weight.normal_(0.0, std, generator=generator)
+    return layer
+
+
+routers: Registry[BayesianRouter] = Registry(
+    "method",
+    "vmoer.routers",
+    {
+        "deterministic": "vmoer.routers.deterministic:DeterministicRouter",
+        "temperature": "vmoer.routers.temperature:TemperatureRouter",
+        "mfvr": "vmoer.routers.mfvr:MeanFieldRouter",
+        "fcvr": "vmoer.routers.fcvr:FullCovarianceRouter",
+    },
+)

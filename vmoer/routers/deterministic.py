@@ -1,0 +1,34 @@
+"""The native router itself, as a posterior without width (the baseline, called MAP in the thesis)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vmoer.noise import TokenNoise
+from vmoer.routers.base import BayesianRouter, Posterior, RouterShape
+
+
+class PointMass(Posterior):
+    stochastic = False
+
+    def draw(self, samples: int, noise: TokenNoise) -> Tensor:
+        return self.mean.expand(samples, *self.mean.shape)
+
+    def chunk(self, start: int, stop: int) -> PointMass:
+        return PointMass(self.mean[start:stop])
+
+
+class DeterministicRouter(BayesianRouter):
+    """Routes exactly as the model would without this library."""
+
+    method = "deterministic"
+    trainable = False
+
+    def __init__(self, shape: RouterShape, *, generator: torch.Generator | None = None, **scales: Any) -> None:
+        super().__init__(shape, **scales)
+
+    def posterior(self, hidden: Tensor, base_logits: Tensor) -> PointMass:
+        return PointMass(base_logits)

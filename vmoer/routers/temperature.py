@@ -1,0 +1,61 @@
+"""Temperature sampling: k experts drawn without replacement from softmax(l / T), gates from the unscaled logits.
+
+Drawing without replacement from softmax(l / T) equals taking the top k of l / T + Gumbel noise, and so of l + T·Gumbel,
+which stays finite as T → 0 and then *is* the native router (thesis, temperature-sampling baseline).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vmoer.noise import TokenNoise
+from vmoer.routers.base import BayesianRouter, Posterior, RouterShape
+
+
+@dataclass
+class GumbelTopK(Posterior):
+    """Selection scores l + T·g with g standard Gumbel; ``temperature`` is ``[tokens]``."""
+
+    def draw(self, samples: int, noise: TokenNoise) -> Tensor:
+        assert self.temperature is not None
+        return self.mean + self.temperature[:, None] * noise.gumbel(samples, self.mean.shape[-1])
+
+    def chunk(self, start: int, stop: int) -> GumbelTopK:
+        assert self.gate_logits is not None
+        assert self.temperature is not None
+        return GumbelTopK(
+            self.mean[start:stop],
+            gate_logits=self.gate_logits[start:stop],
+            temperature=self.temperature[start:stop],
+        )
+
+
+class TemperatureRouter(BayesianRouter):
+    """Selection-space sampling at one fixed temperature, in units of the logits (1 = the router's own softmax)."""
+
+    method = "temperature"
+    trainable = False
+
+    def __init__(
+        self,
+        shape: RouterShape,
+        *,
+        temperature: float = 0.3,
+        generator: torch.Generator | None = None,
+        **scales: Any,
+    ) -> None:
+        super().__init__(shape, **scales)
+        if not temperature >= 0:
+            raise ValueError(f"temperature must be 0 or more, not {temperature}.")
+        self.temperature = float(temperature)
+
+    def posterior(self, hidden: Tensor, base_logits: Tensor) -> GumbelTopK:
+        temperature = self.noise_scale * self.temperature
+        return GumbelTopK(base_logits, gate_logits=base_logits, temperature=temperature.expand(base_logits.shape[0]))
+
+    def options(self) -> dict[str, Any]:
+        return {"temperature": self.temperature}

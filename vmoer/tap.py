@@ -1,0 +1,273 @@
+"""The one place where this library touches a model: forward hooks on its decoder stack and its native routers.
+
+Nothing in the module tree is replaced, so ``state_dict`` keys, ``isinstance`` checks, peft wrappers and transformers'
+own output capturing keep working, and taking the hooks off is taking everything off. The router hook runs first among
+a router's hooks, so that ``output_router_logits=True`` reports the logits that routed.
+
+A *frame* describes the forward pass in progress (which tokens are real, where they stand, their noise keys). It exists
+only while the decoder stack runs, also when that ends in an exception.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from vmoer.architectures import Architecture, RouterSite, architecture_of, unwrap
+from vmoer.decision import Decision, decide, native
+from vmoer.errors import UnsupportedModelError
+from vmoer.noise import TokenNoise, mix, mix_int, prefix_keys
+from vmoer.routers.base import BayesianRouter
+
+
+@dataclass
+class Frame:
+    """One forward pass: all tensors ``[batch, length]``; ``position`` counts real tokens from 0."""
+
+    mask: Tensor
+    position: Tensor
+    keys: Tensor
+    token_ids: Tensor | None
+    past: bool
+
+
+@dataclass
+class Mode:
+    """How a forward pass routes. ``samples=None`` is one draw per token, of sample number ``sample_ids`` per row."""
+
+    samples: int | None
+    seed: int
+    sample_ids: Tensor | None = None
+    stream: int = 0
+
+
+Sink = Callable[[RouterSite, Decision, Frame], None]
+Override = Callable[[RouterSite, Decision, Frame], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Tap:
+    """Hooks of one model and what they serve: Bayesian heads, recorders, and interventions of experiments."""
+
+    model: nn.Module
+    architecture: Architecture
+    sites: list[RouterSite]
+    heads: dict[int, BayesianRouter] = field(default_factory=dict)
+    mode: Mode | None = None
+    sinks: list[Sink] = field(default_factory=list)
+    overrides: dict[int, Override] = field(default_factory=dict)
+    frame: Frame | None = None
+    running_keys: WeakKeyDictionary[Any, Tensor] = field(default_factory=WeakKeyDictionary)
+    _hooks: list[Any] = field(default_factory=list)
+    _owner: int | None = None
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.heads or self.sinks or self.overrides)
+
+    def refresh(self) -> None:
+        """Install the hooks when something needs them, remove them when nothing does."""
+        if self.in_use and not self._hooks:
+            self.model.__dict__[_ATTRIBUTE] = self
+            self._install()
+        elif not self.in_use and self._hooks:
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks.clear()
+            self.running_keys.clear()
+            self.model.__dict__.pop(_ATTRIBUTE, None)
+
+    def _install(self) -> None:
+        backbone = self.architecture.backbone(self.model)
+        bind = inspect.signature(type(backbone).forward).bind_partial
+        self._hooks.append(
+            backbone.register_forward_pre_hook(
+                lambda module, args, kwargs: self._enter(bind(module, *args, **kwargs).arguments),
+                with_kwargs=True,
+            )
+        )
+        self._hooks.append(backbone.register_forward_hook(lambda *_: self._leave(), always_call=True, prepend=True))
+        for site in self.sites:
+            self._hooks.append(
+                site.router.register_forward_hook(
+                    lambda _module, args, output, site=site: self._route(site, args[0], output), prepend=True
+                )
+            )
+
+    def _enter(self, arguments: dict[str, Any]) -> None:
+        if self._owner is not None:
+            raise UnsupportedModelError(
+                "This model is already in a forward pass: one tapped model serves one thread at a time."
+            )
+        self._owner = threading.get_ident()
+        backbone = self.architecture.backbone(self.model)
+        if self.heads and backbone.training and getattr(backbone, "gradient_checkpointing", False):
+            raise UnsupportedModelError(
+                "Gradient checkpointing re-runs blocks outside the forward pass; "
+                "call model.gradient_checkpointing_disable() before training Bayesian routers."
+            )
+        self.frame = self._frame(arguments)
+
+    def _leave(self) -> None:
+        # also called when _enter refused another thread, whose frame must survive
+        if self._owner == threading.get_ident():
+            self.frame = None
+            self._owner = None
+
+    def _frame(self, arguments: dict[str, Any]) -> Frame:
+        ids, embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
+        if ids is None and embeds is None:
+            raise UnsupportedModelError("A forward pass needs input_ids or inputs_embeds.")
+        batch, length = ids.shape if ids is not None else embeds.shape[:2]
+        device = ids.device if ids is not None else embeds.device
+        cache = arguments.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        mask = arguments.get("attention_mask")
+        if mask is None:
+            full = torch.ones(batch, past + length, dtype=torch.bool, device=device)
+        elif isinstance(mask, Tensor) and mask.dim() == 2:
+            full = mask.to(device=device, dtype=torch.bool)
+            if full.shape[1] == length and past:
+                full = torch.cat([full.new_ones(batch, past), full], dim=1)
+        else:
+            raise UnsupportedModelError(
+                "Routing is recorded and sampled per real token: pass a 2-D attention_mask [batch, length]."
+            )
+        real = full[:, -length:]
+        position = (full.cumsum(1) - 1)[:, -length:].clamp_min(0)
+        content = ids if ids is not None else torch.zeros(batch, length, dtype=torch.long, device=device)
+        running = self._running(cache, batch)
+        sums = prefix_keys(content, position, real, running)
+        if cache is not None:
+            self.running_keys[cache] = sums[:, -1].detach()
+        return Frame(real, position, mix(sums), ids, past > 0)
+
+    def _running(self, cache: Any, batch: int) -> Tensor | None:
+        """Key sums of the tokens already in the cache; rows repeated since then (options, beams) repeat theirs."""
+        running = self.running_keys.get(cache) if cache is not None else None
+        if running is None or not cache.get_seq_length():
+            return None
+        if running.shape[0] != batch:
+            running = running.repeat_interleave(batch // running.shape[0]) if batch % running.shape[0] == 0 else None
+        return running
+
+    def _route(self, site: RouterSite, hidden: Tensor, output: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        frame = self.frame
+        if frame is None:
+            return None
+        logits, weight, index = self.architecture.unpack(output)
+        if logits.shape[0] != frame.mask.numel():
+            raise UnsupportedModelError(
+                f"Router {site.path} saw {logits.shape[0]} tokens in a forward pass of {frame.mask.numel()}."
+            )
+        head = self.heads.get(site.layer)
+        if head is None or self.mode is None:
+            decision = native(logits, weight, index)
+        else:
+            decision = self._decide(site, head, hidden, (logits, weight, index), frame, self.mode)
+        decision.hidden = hidden
+        override = self.overrides.get(site.layer)
+        if override is not None:
+            decision.weight, decision.index = override(site, decision, frame)
+        for sink in self.sinks:
+            sink(site, decision, frame)
+        return self.architecture.pack(decision.logits, decision.weight, decision.index)
+
+    def _decide(
+        self,
+        site: RouterSite,
+        head: BayesianRouter,
+        hidden: Tensor,
+        base: tuple[Tensor, Tensor, Tensor],
+        frame: Frame,
+        mode: Mode,
+    ) -> Decision:
+        logits = base[0].float()
+        if head.logit_scale.device != hidden.device:
+            head.to(hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            posterior = head.posterior(hidden.reshape(-1, hidden.shape[-1]).float(), logits)
+            return decide(
+                self.architecture,
+                site,
+                posterior,
+                (logits, *base[1:]),
+                self.noise(site, frame, mode),
+                mode.samples,
+            )
+
+    def reroute(self, site: RouterSite, hidden: Tensor, frame: Frame) -> Decision:
+        """The decision this router would take for another input ``[tokens, hidden]``, with the same noise."""
+        base = self.architecture.unpack(site.router.forward(hidden))
+        head = self.heads.get(site.layer)
+        if head is None or self.mode is None:
+            return native(*base)
+        return self._decide(site, head, hidden, base, frame, self.mode)
+
+    def noise(self, site: RouterSite, frame: Frame, mode: Mode) -> TokenNoise:
+        """Noise of one router call: keyed by seed, stream, layer, token and (per row) sample number."""
+        keys = frame.keys
+        if mode.sample_ids is not None:
+            keys = mix(keys + mix(mode.sample_ids.to(keys.device).long() + 1)[:, None])
+        return TokenNoise(mix(keys.reshape(-1) ^ mix_int(mode.seed, mode.stream, site.layer)))
+
+    @contextmanager
+    def using(self, **changes: Any) -> Iterator[None]:
+        """Temporarily change fields of the mode (samples, sample_ids, seed, stream)."""
+        previous = self.mode
+        if previous is not None:
+            self.mode = Mode(**{**previous.__dict__, **changes})
+        try:
+            yield
+        finally:
+            self.mode = previous
+
+    @contextmanager
+    def listening(self, sink: Sink) -> Iterator[None]:
+        """Send every decision to ``sink`` inside the block."""
+        self.sinks.append(sink)
+        self.refresh()
+        try:
+            yield
+        finally:
+            self.sinks.remove(sink)
+            self.refresh()
+
+    @contextmanager
+    def overriding(self, overrides: dict[int, Override]) -> Iterator[None]:
+        """Replace gate weights and expert indices of the given layers inside the block (interventions)."""
+        taken = sorted(self.overrides.keys() & overrides.keys())
+        if taken:
+            raise UnsupportedModelError(f"Layers {taken} already carry an intervention; end that one first.")
+        self.overrides.update(overrides)
+        self.refresh()
+        try:
+            yield
+        finally:
+            for layer in overrides:
+                del self.overrides[layer]
+            self.refresh()
+
+
+_ATTRIBUTE = "_vmoer_tap"
+
+
+def tap_of(model: nn.Module) -> Tap:
+    """The tap of ``model``, a fresh one when nothing uses it; a model without known routers is refused."""
+    base = unwrap(model)
+    tap = base.__dict__.get(_ATTRIBUTE)
+    if isinstance(tap, Tap):
+        return tap
+    architecture = architecture_of(base)
+    sites = architecture.sites(base)
+    if not sites:
+        raise UnsupportedModelError(f"{type(base).__name__} has no MoE layer: every block is dense.")
+    return Tap(base, architecture, sites)

@@ -1,0 +1,76 @@
+"""``RoutingTrace``: every routing decision of real tokens as dense NumPy arrays, padding never included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class RoutingTrace:
+    """N real tokens × M MoE layers, k experts each.
+
+    Token arrays ``[N]``: ``example`` (row number over all recorded calls), ``position`` (from 0, padding not counted),
+    ``token_id`` (−1 when the model was fed embeddings), ``decode`` (token ran against a KV cache). Decision arrays
+    ``[N, M]`` or ``[N, M, k]``: ``expert_index`` by falling selection score, ``gate_weight`` as applied,
+    ``base_expert_index`` (the native router's choice for the same input), ``overlap`` (experts shared by both),
+    ``top_k_margin`` (selection score of the last expert in minus the first out), ``routing_entropy`` (nats),
+    ``logit_variance`` (trace of the posterior covariance), ``logit_variance_mc`` (the same from the samples) and
+    ``temperature``; the last three hold NaN in layers or methods that have none.
+    """
+
+    layers: Array
+    example: Array
+    position: Array
+    token_id: Array
+    decode: Array
+    expert_index: Array
+    gate_weight: Array
+    base_expert_index: Array
+    overlap: Array
+    top_k_margin: Array
+    routing_entropy: Array
+    logit_variance: Array
+    logit_variance_mc: Array
+    temperature: Array
+
+    def __len__(self) -> int:
+        return len(self.example)
+
+    @property
+    def n_rows(self) -> int:
+        """Token × layer decisions."""
+        return self.overlap.size
+
+    def take(self, tokens: Array) -> RoutingTrace:
+        """The trace of a subset of tokens (boolean mask or indices ``[N]``)."""
+        return RoutingTrace(
+            self.layers,
+            *(getattr(self, field.name)[tokens] for field in fields(self) if field.name != "layers"),
+        )
+
+    def decisions(self) -> dict[str, Array]:
+        """Flat columns, one row per token × layer, token-major; absent quantities are masked (NULL)."""
+        tokens, layers = self.overlap.shape
+        columns: dict[str, Array] = {
+            "token": np.repeat(np.arange(tokens), layers),
+            "layer": np.tile(self.layers.astype(np.uint16), tokens),
+        }
+        for name in ("expert_index", "gate_weight", "base_expert_index"):
+            columns[name] = getattr(self, name).reshape(tokens * layers, -1)
+        for name in ("overlap", "top_k_margin", "routing_entropy"):
+            columns[name] = getattr(self, name).reshape(-1)
+        for name in ("logit_variance", "logit_variance_mc", "temperature"):
+            columns[name] = np.ma.masked_invalid(getattr(self, name).reshape(-1))
+        return columns
+
+    def examples(self) -> Iterator[RoutingTrace]:
+        """One trace per recorded row, in order."""
+        for number in np.unique(self.example):
+            yield self.take(self.example == number)
