@@ -1,0 +1,75 @@
+"""Settings of the pipelines, read from the environment each time they are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from pipelines.errors import PipelineError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are and how much is allowed; every field has an environment variable (see ``DOCS``)."""
+
+    home: Path = Path("vmoer-data")
+    cache: Path = Path("~/.cache/vmoer")
+    jobs_url: str = ""
+    device: str = "auto"
+    address: str = "127.0.0.1"
+    port: int = 8501
+    poll_seconds: float = 0.1
+    max_questions: int = 100_000
+    max_prompt_chars: int = 200_000
+    max_spec_bytes: int = 262_144
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the job state: ``jobs_url``, else SQLite inside the data folder."""
+        return self.jobs_url or f"sqlite:///{self.home / 'jobs.sqlite'}"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+
+DOCS: dict[str, tuple[str, str]] = {
+    "home": ("VMOER_HOME", "data folder: shards, run manifests, generations, jobs, logs"),
+    "cache": ("VMOER_CACHE", "built and converted models"),
+    "jobs_url": ("VMOER_JOBS_URL", "database of the job state; empty means SQLite in the data folder"),
+    "device": ("VMOER_DEVICE", "auto, cpu, mps, cuda or cuda:N"),
+    "address": ("VMOER_ADDRESS", "address the dashboard binds to"),
+    "port": ("VMOER_PORT", "port of the dashboard"),
+    "poll_seconds": ("VMOER_POLL_SECONDS", "how often a worker looks for new jobs, seconds"),
+    "max_questions": ("VMOER_MAX_QUESTIONS", "most questions one data set may use"),
+    "max_prompt_chars": ("VMOER_MAX_PROMPT_CHARS", "longest question or option, characters"),
+    "max_spec_bytes": ("VMOER_MAX_SPEC_BYTES", "largest spec file, bytes"),
+}
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings in force: defaults overridden by the environment; a malformed number is refused by name."""
+    environment = os.environ if environment is None else environment
+    values: dict[str, object] = {}
+    for field in fields(Settings):
+        variable, _ = DOCS[field.name]
+        text = environment.get(variable, "").strip()
+        if isinstance(field.default, Path):
+            values[field.name] = Path(text or field.default).expanduser().absolute()
+        elif text:
+            values[field.name] = (
+                text if isinstance(field.default, str) else _number(variable, text, type(field.default))
+            )
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def _number(variable: str, text: str, kind: type) -> float:
+    try:
+        value: float = kind(text)
+    except ValueError:
+        raise PipelineError(f"{variable}={text!r} is not a number; unset it or give one") from None
+    if not 0 < value < float("inf"):
+        raise PipelineError(f"{variable}={text!r} must be greater than zero")
+    return value
