@@ -1,0 +1,1 @@
+"""Charts of the dashboard: pure functions from a DataFrame to an ``altair`` chart, free of Streamlit."""

@@ -1,0 +1,102 @@
+"""What the charts share: axes that line up, tooltips, and marks for the layers that carry Bayesian routers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import altair as alt
+import pandas as pd
+
+from app.palette import MARK, NEUTRAL
+
+# One left margin for every chart over layers, so that the layer axes of a page line up below each other.
+LAYER_AXIS_EXTENT = 56
+INTERVAL = "95 % interval"
+
+
+class ChartDataError(ValueError):
+    """The frame lacks a column the chart draws, or holds values that cannot be drawn."""
+
+
+def require(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """``frame`` reduced to ``columns``; raises :class:`ChartDataError` where one is missing."""
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise ChartDataError(f"the chart needs the columns {', '.join(missing)}")
+    return frame.loc[:, list(columns)].reset_index(drop=True)
+
+
+def tip(field: str, title: str, form: str | None = None) -> alt.Tooltip:
+    """One tooltip line; ``form`` is a d3 number format, e.g. ``.1%``."""
+    return alt.Tooltip(field, title=title, format=form) if form else alt.Tooltip(field, title=title)
+
+
+def layer_axis(layers: Iterable[int], *, title: str | None = "layer (0 = first block)") -> alt.X:
+    """The shared horizontal axis: every MoE layer in order, also those without a value."""
+    return alt.X(
+        "layer:O",
+        title=title,
+        sort=None,
+        scale=alt.Scale(domain=[int(layer) for layer in layers], paddingInner=0.06),
+        axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=False),
+    )
+
+
+def left_axis(title: str, *, form: str | None = None, grid: bool = True) -> alt.Axis:
+    """A vertical axis of fixed width (see :data:`LAYER_AXIS_EXTENT`)."""
+    options = {"format": form} if form else {}
+    return alt.Axis(title=title, minExtent=LAYER_AXIS_EXTENT, maxExtent=LAYER_AXIS_EXTENT, grid=grid, **options)
+
+
+def layer_selection() -> alt.Parameter:
+    """The click on a layer; named, because unnamed selections change with every rerun."""
+    return alt.selection_point(name="layer", fields=["layer"], on="click", empty=False)
+
+
+def selected_outline(layers: Sequence[int], layer: int | None) -> alt.Chart | None:
+    """A frame around the selected layer's column, or ``None`` where no drawn layer is selected."""
+    if layer is None or layer not in layers:
+        return None
+    frame = pd.DataFrame({"layer": [int(layer)]})
+    return (
+        alt.Chart(frame)
+        .mark_rect(filled=False, stroke=MARK, strokeWidth=2.5, tooltip=None)
+        .encode(x=layer_axis(layers), y=alt.value(0), y2=alt.value("height"))
+    )
+
+
+def chosen_marks(layers: Sequence[int], chosen: Sequence[int]) -> alt.Chart | None:
+    """A triangle below each layer that carries a Bayesian router, or ``None`` where there is none."""
+    marked = [int(layer) for layer in chosen if layer in set(layers)]
+    if not marked:
+        return None
+    return (
+        alt.Chart(pd.DataFrame({"layer": marked, "note": "carries a Bayesian router"}))
+        .mark_point(shape="triangle-up", size=55, filled=True, color=MARK, opacity=1, yOffset=-6)
+        .encode(x=layer_axis(layers), y=alt.value("height"), tooltip=[tip("layer:O", "layer"), tip("note:N", "note")])
+    )
+
+
+def rule(value: float, label: str, *, dash: Sequence[int] = (5, 4), horizontal: bool = True) -> alt.LayerChart:
+    """A labelled reference line at ``value``."""
+    frame = pd.DataFrame({"at": [float(value)], "label": [label]})
+    channel = {"y": alt.Y("at:Q")} if horizontal else {"x": alt.X("at:Q")}
+    line = alt.Chart(frame).mark_rule(color=NEUTRAL, strokeDash=list(dash), strokeWidth=1.5)
+    text = alt.Chart(frame).mark_text(
+        color=NEUTRAL,
+        align="right" if horizontal else "left",
+        baseline="bottom",
+        dx=-4 if horizontal else 4,
+        dy=-2,
+        fontSize=11,
+    )
+    edge = {"x": alt.value("width")} if horizontal else {"y": alt.value(10)}
+    return alt.layer(
+        line.encode(**channel, tooltip=[tip("label:N", "line"), tip("at:Q", "value", ".3f")]),
+        text.encode(**channel, **edge, text="label:N"),
+    )
+
+
+def stack(*charts: alt.Chart | alt.LayerChart | None) -> alt.LayerChart:
+    """The charts that exist, drawn over each other."""
+    return alt.layer(*(chart for chart in charts if chart is not None))

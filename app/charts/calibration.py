@@ -1,0 +1,146 @@
+"""Reliability diagrams: what a run claims against what it gets right, with counts, gaps and empty bins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+
+from app.charts.base import require, stack, tip
+from app.palette import NEUTRAL
+
+SIDE = 236
+FEW = 30  # bins with fewer examples are drawn hollow: their accuracy is mostly noise
+DIRECTIONS = ("over-confident", "under-confident")
+
+
+def direction(gap: float) -> str:
+    """Which way a calibration gap (confidence − accuracy) points, in a word."""
+    return DIRECTIONS[0] if gap > 0 else DIRECTIONS[1]
+
+
+def reliability_diagram(
+    bins: pd.DataFrame, *, title: str, subtitle: str | Sequence[str] = "", top: float | None = None
+) -> alt.VConcatChart:
+    """One reliability diagram (accuracy over confidence per bin) above the number of examples in each bin.
+
+    The vertical bar from the diagonal to the point is the bin's gap, orange where the run is over-confident. Bins
+    without examples are crossed out rather than left out, bins with fewer than 30 are hollow. ``top`` fixes the axis
+    of the counts, so that small multiples compare.
+    """
+    columns = ("bin", "lower", "upper", "n", "mean_confidence", "accuracy", "ci_low", "ci_high")
+    data = require(bins, *columns)
+    data["middle"] = (data["lower"] + data["upper"]) / 2
+    empty = data[data["n"] == 0]
+    full = data[data["n"] > 0].copy()
+    full["gap"] = full["mean_confidence"] - full["accuracy"]
+    full["direction"] = full["gap"].map(direction)
+    full["size"] = (full["n"] < FEW).map({True: f"under {FEW} examples", False: f"{FEW} or more"})
+    unit = alt.Scale(domain=[0, 1], nice=False)
+    x_axis = alt.Axis(format=".0%", tickCount=6, grid=True, labelFlush=True)
+    x = alt.X("mean_confidence:Q", title=None, scale=unit, axis=alt.Axis(labels=False, tickCount=6, title=None))
+    y = alt.Y("accuracy:Q", title="accuracy", scale=unit, axis=alt.Axis(format=".0%", tickCount=6, minExtent=42))
+    colour = alt.Color("direction:N", title=None, scale=alt.Scale(domain=list(DIRECTIONS)[::-1]), legend=None)
+    tooltip = [
+        tip("lower:Q", "confidence from", ".1%"),
+        tip("upper:Q", "to", ".1%"),
+        tip("n:Q", "examples", ",d"),
+        tip("mean_confidence:Q", "mean confidence", ".1%"),
+        tip("accuracy:Q", "accuracy", ".1%"),
+        tip("ci_low:Q", "95 % from", ".1%"),
+        tip("ci_high:Q", "95 % to", ".1%"),
+        tip("gap:Q", "confidence − accuracy", "+.1%"),
+        tip("direction:N", "direction"),
+    ]
+    diagonal = (
+        alt.Chart(pd.DataFrame({"mean_confidence": [0.0, 1.0], "accuracy": [0.0, 1.0]}))
+        .mark_line(color=NEUTRAL, strokeDash=[4, 4], tooltip=None)
+        .encode(x=x, y=y)
+    )
+    gaps = (
+        alt.Chart(full)
+        .mark_rule(strokeWidth=7, opacity=0.45)
+        .encode(x=x, y="mean_confidence:Q", y2="accuracy:Q", color=colour)
+    )
+    interval = alt.Chart(full).mark_rule(color=NEUTRAL, strokeWidth=1.5).encode(x=x, y="ci_low:Q", y2="ci_high:Q")
+    many = full[full["n"] >= FEW]
+    few = full[full["n"] < FEW]
+    solid = alt.Chart(many).mark_point(filled=True, size=55, opacity=1).encode(x=x, y=y, color=colour, tooltip=tooltip)
+    hollow = (
+        alt.Chart(few)
+        .mark_point(filled=False, size=45, strokeWidth=1.8, opacity=1)
+        .encode(x=x, y=y, color=colour, tooltip=tooltip)
+    )
+    crosses = (
+        alt.Chart(empty)
+        .mark_text(text="×", color=NEUTRAL, fontSize=12, dy=-6)
+        .encode(
+            x=alt.X("middle:Q", scale=unit),
+            y=alt.datum(0),
+            tooltip=[tip("lower:Q", "no examples from", ".1%"), tip("upper:Q", "to", ".1%")],
+        )
+    )
+    diagram = stack(diagonal, gaps, interval, solid, hollow, crosses).properties(width=SIDE, height=SIDE)
+    counts = (
+        alt.Chart(full)
+        .mark_bar(color=NEUTRAL, opacity=0.75)
+        .encode(
+            x=alt.X("lower:Q", title="confidence", scale=unit, axis=x_axis),
+            x2="upper:Q",
+            y=alt.Y(
+                "n:Q",
+                title="examples",
+                axis=alt.Axis(tickCount=2, minExtent=42, format="~s"),
+                scale=alt.Scale(domain=[0, top]) if top else alt.Undefined,
+            ),
+            tooltip=[
+                tip("lower:Q", "confidence from", ".1%"),
+                tip("upper:Q", "to", ".1%"),
+                tip("n:Q", "examples", ",d"),
+            ],
+        )
+        .properties(width=SIDE, height=52)
+    )
+    heading = alt.TitleParams(
+        title, subtitle=subtitle, fontSize=13, subtitleFontSize=12, anchor="start", offset=8, limit=SIDE + 50
+    )
+    return alt.vconcat(diagram, counts, spacing=6, title=heading)
+
+
+def interval_dots(
+    frame: pd.DataFrame, *, row: str, title: str, order: Sequence[str], percent: bool, group: str | None = None
+) -> alt.LayerChart:
+    """One point with its 95 % interval per row; ``group`` names the column that sets shape and colour."""
+    columns = [row, "value", "ci_low", "ci_high", "n"] + ([group] if group else [])
+    data = require(frame, *columns)
+    form, axis_form = (".1%", ".0%") if percent else (".3f", ".2f")
+    y = alt.Y(f"{row}:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=230, grid=True))
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format=axis_form, tickCount=5))
+    base = alt.Chart(data)
+    encodings: dict[str, alt.SchemaBase] = {}
+    if group:
+        groups = list(dict.fromkeys(data[group]))
+        encodings = {
+            "color": alt.Color(
+                f"{group}:N", title=None, scale=alt.Scale(domain=groups), legend=alt.Legend(orient="top", columns=3)
+            ),
+            "shape": alt.Shape(f"{group}:N", title=None, scale=alt.Scale(domain=groups)),
+        }
+    interval = base.mark_rule(color=NEUTRAL, strokeWidth=2).encode(
+        x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y
+    )
+    points = base.mark_point(filled=True, size=75, opacity=1).encode(
+        x=x,
+        y=y,
+        tooltip=[
+            tip(f"{row}:N", "run"),
+            *([tip(f"{group}:N", group)] if group else []),
+            tip("value:Q", title, form),
+            tip("ci_low:Q", "95 % from", form),
+            tip("ci_high:Q", "95 % to", form),
+            tip("n:Q", "examples", ",d"),
+        ],
+        **encodings,
+    )
+    return stack(interval, points).properties(height=30 + 26 * len(order))

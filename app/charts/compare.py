@@ -1,0 +1,210 @@
+"""Charts of two runs on the same examples: overlap per layer, answer flips, paired differences, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+
+from app.charts.base import layer_axis, layer_selection, left_axis, require, selected_outline, stack, tip
+from app.palette import BETTER, MARK, MUTED, NEUTRAL, WORSE
+
+OUTCOMES = ("both right", "wrong → right", "right → wrong", "both wrong")
+
+
+def overlap_by_layer(
+    frame: pd.DataFrame, layers: Sequence[int], *, chosen: Sequence[int] = (), layer: int | None = None
+) -> alt.LayerChart:
+    """Mean Jaccard per layer of the two runs' expert sets on the same tokens (1 = the same experts)."""
+    data = require(frame, "layer", "jaccard", "changed", "n")
+    data["kind"] = data["layer"].isin(list(chosen)).map({True: "Bayesian router", False: "native router"})
+    kinds = ["native router", "Bayesian router"]
+    bars = (
+        alt.Chart(data)
+        .mark_bar(cornerRadius=2)
+        .encode(
+            x=layer_axis(layers),
+            y=alt.Y("jaccard:Q", scale=alt.Scale(domain=[0, 1]), axis=left_axis("Jaccard (1 = same)", form=".1f")),
+            color=alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds), legend=alt.Legend(orient="top")),
+            tooltip=[
+                tip("layer:O", "layer"),
+                tip("kind:N", "router of the second run"),
+                tip("jaccard:Q", "mean Jaccard", ".3f"),
+                tip("changed:Q", "tokens with another expert set", ".1%"),
+                tip("n:Q", "tokens", ",d"),
+            ],
+        )
+        .add_params(layer_selection())
+    )
+    return stack(bars, selected_outline(layers, layer)).properties(height=220)
+
+
+def flips(frame: pd.DataFrame) -> alt.Chart:
+    """Share of questions per outcome and data set; the two middle parts are the answers that changed."""
+    data = require(frame, "dataset", "outcome", "count", "share", "n")
+    data["order"] = data["outcome"].map(OUTCOMES.index)
+    return (
+        alt.Chart(data)
+        .mark_bar(cornerRadius=1)
+        .encode(
+            y=alt.Y("dataset:N", title=None, axis=alt.Axis(labelLimit=200)),
+            x=alt.X(
+                "share:Q",
+                title="share of questions",
+                stack="zero",
+                scale=alt.Scale(domain=[0, 1]),
+                axis=alt.Axis(format=".0%"),
+            ),
+            color=alt.Color(
+                "outcome:N",
+                title=None,
+                scale=alt.Scale(domain=list(OUTCOMES), range=[MUTED, BETTER, WORSE, NEUTRAL]),
+                legend=alt.Legend(orient="top", columns=2),
+            ),
+            order=alt.Order("order:Q"),
+            tooltip=[
+                tip("dataset:N", "data set"),
+                tip("outcome:N", "answer, first run → second run"),
+                tip("count:Q", "questions", ",d"),
+                tip("share:Q", "share", ".1%"),
+                tip("n:Q", "questions in all", ",d"),
+            ],
+        )
+        .properties(height=40 + 34 * data["dataset"].nunique())
+    )
+
+
+def differences(frame: pd.DataFrame, *, title: str, percent: bool) -> alt.LayerChart:
+    """Paired difference (second run − first run) with its 95 % interval, one row per data set; 0 = no difference."""
+    data = require(frame, "dataset", "difference", "ci_low", "ci_high", "verdict", "n")
+    form, axis_form = ("+.1%", "+.0%") if percent else ("+.3f", "+.2f")
+    verdicts = ["no clear difference", "second run better", "second run worse"]
+    y = alt.Y("dataset:N", title=None, axis=alt.Axis(labelLimit=180))
+    interval = (
+        alt.Chart(data)
+        .mark_rule(color=NEUTRAL, strokeWidth=2)
+        .encode(x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y)
+    )
+    points = (
+        alt.Chart(data)
+        .mark_point(filled=True, size=80, opacity=1)
+        .encode(
+            x=alt.X("difference:Q", title=title, axis=alt.Axis(format=axis_form, tickCount=5)),
+            y=y,
+            color=alt.Color(
+                "verdict:N", title=None, scale=alt.Scale(domain=verdicts, range=[NEUTRAL, BETTER, WORSE]), legend=None
+            ),
+            shape=alt.Shape(
+                "verdict:N",
+                title=None,
+                scale=alt.Scale(domain=verdicts, range=["circle", "triangle-up", "triangle-down"]),
+                legend=None,
+            ),
+            tooltip=[
+                tip("dataset:N", "data set"),
+                tip("difference:Q", "second − first", form),
+                tip("ci_low:Q", "95 % from", form),
+                tip("ci_high:Q", "95 % to", form),
+                tip("verdict:N", "verdict"),
+                tip("n:Q", "shared questions", ",d"),
+            ],
+        )
+    )
+    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[4, 3]).encode(x="at:Q")
+    return stack(zero, interval, points).properties(height=46 + 30 * data["dataset"].nunique())
+
+
+def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.LayerChart:
+    """Confidence of the second run over the first, one mark per shared question, shaped by its outcome."""
+    data = require(frame, "dataset", "example_id", "confidence_a", "confidence_b", "outcome")
+    unit = alt.Scale(domain=[0, 1], nice=False)
+    x = alt.X("confidence_a:Q", title=f"confidence, {first}", scale=unit, axis=alt.Axis(format=".0%"))
+    y = alt.Y("confidence_b:Q", title=f"confidence, {second}", scale=unit, axis=alt.Axis(format=".0%"))
+    same = (
+        alt.Chart(pd.DataFrame({"confidence_a": [0.0, 1.0], "confidence_b": [0.0, 1.0]}))
+        .mark_line(color=NEUTRAL, strokeDash=[4, 4], tooltip=None)
+        .encode(x=x, y=y)
+    )
+    domain = list(OUTCOMES)
+    points = (
+        alt.Chart(data)
+        .mark_point(filled=True, opacity=0.65)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color(
+                "outcome:N",
+                title=None,
+                scale=alt.Scale(domain=domain, range=[MUTED, BETTER, WORSE, NEUTRAL]),
+                legend=alt.Legend(orient="top", columns=2),
+            ),
+            shape=alt.Shape(
+                "outcome:N",
+                title=None,
+                scale=alt.Scale(domain=domain, range=["circle", "triangle-up", "triangle-down", "square"]),
+            ),
+            size=alt.Size("outcome:N", scale=alt.Scale(domain=domain, range=[22, 70, 70, 22]), legend=None),
+            tooltip=[
+                tip("dataset:N", "data set"),
+                tip("example_id:N", "question"),
+                tip("outcome:N", "answer"),
+                tip("confidence_a:Q", first, ".1%"),
+                tip("confidence_b:Q", second, ".1%"),
+            ],
+        )
+        .add_params(alt.selection_point(name="question", fields=["dataset", "example_id"], on="click", empty=False))
+    )
+    return stack(same, points).properties(height=380)
+
+
+def token_heatmap(
+    frame: pd.DataFrame,
+    layers: Sequence[int],
+    *,
+    value: str,
+    title: str,
+    domain: Sequence[float] | None = None,
+    token: int | None = None,
+) -> alt.LayerChart:
+    """Token (columns) × layer (rows) of one prompt, coloured by ``value``."""
+    data = require(frame, "position", "token", "layer", value)
+    scale = alt.Scale(domain=list(domain)) if domain else alt.Scale(zero=False)
+    positions = sorted(int(position) for position in data["position"].unique())
+    x = alt.X(
+        "position:O",
+        title="token position",
+        scale=alt.Scale(domain=positions),
+        axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=False),
+    )
+    cells = (
+        alt.Chart(data)
+        .mark_rect()
+        .encode(
+            x=x,
+            y=alt.Y(
+                "layer:O", scale=alt.Scale(domain=[int(layer) for layer in layers]), axis=left_axis("layer", grid=False)
+            ),
+            color=alt.Color(
+                f"{value}:Q",
+                title=title,
+                scale=scale,
+                legend=alt.Legend(orient="top", gradientLength=180, titleLimit=320),
+            ),
+            tooltip=[
+                tip("position:O", "position"),
+                tip("token:N", "token"),
+                tip("layer:O", "layer"),
+                tip(f"{value}:Q", title, ".3~f"),
+            ],
+        )
+        .add_params(alt.selection_point(name="cell", fields=["position", "layer"], on="click", empty=False))
+    )
+    outline = None
+    if token in positions:
+        outline = (
+            alt.Chart(pd.DataFrame({"position": [token]}))
+            .mark_rect(filled=False, stroke=MARK, strokeWidth=2.5, tooltip=None)
+            .encode(x=x, y=alt.value(0), y2=alt.value("height"))
+        )
+    return stack(cells, outline).properties(height=70 + max(120, 15 * len(layers)))

@@ -1,0 +1,60 @@
+"""The dashboard's one way to data: a read-only store per published generation and cached query results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from store.reader import Store, open_store
+
+from app.settings import Settings
+from store import queries
+
+Key = tuple[str, str, int]
+
+
+def generation_key(home: Path) -> Key | None:
+    """What identifies the current generation of ``home``, or ``None`` where nothing was published yet.
+
+    The modification time is part of it because a data folder that was deleted and made anew counts from 1 again.
+    """
+    pointer = home / "CURRENT"
+    try:
+        return (str(home.resolve()), pointer.read_text(encoding="utf-8").strip(), pointer.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return None
+
+
+# Two older generations stay open for sessions in the middle of a rerun; closing one under a query would break it.
+@st.cache_resource(max_entries=3, on_release=lambda store: store.close(), show_spinner=False)
+def _store(key: Key) -> Store:
+    return open_store(Path(key[0]))
+
+
+_CACHE_ENTRIES = Settings.from_environment().cache_entries
+
+
+@st.cache_data(max_entries=_CACHE_ENTRIES, show_spinner=False)
+def _cached(key: Key, name: str, arguments: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Any:
+    function: Callable[..., Any] = getattr(queries, name)
+    return function(_store(key), *arguments, **dict(options))
+
+
+class Data:
+    """The queries of ``store.queries`` on one generation, each answered from the cache when asked again."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+
+    def __call__(self, name: str, *arguments: Any, **options: Any) -> pd.DataFrame:
+        """The result of ``store.queries.<name>(store, *arguments, **options)``; arguments must be hashable."""
+        return _cached(self.key, name, arguments, tuple(sorted(options.items())))
+
+
+def open_data(home: Path) -> Data | None:
+    """The current generation of ``home``, or ``None`` where nothing was published yet."""
+    key = generation_key(home)
+    return None if key is None else Data(key)
