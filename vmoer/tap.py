@@ -126,8 +126,9 @@ class Tap:
         ids, embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
         if ids is None and embeds is None:
             raise UnsupportedModelError("A forward pass needs input_ids or inputs_embeds.")
-        batch, length = ids.shape if ids is not None else embeds.shape[:2]
-        device = ids.device if ids is not None else embeds.device
+        given: Any = embeds if ids is None else ids
+        batch, length = given.shape[:2]
+        device = given.device
         cache = arguments.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         mask = arguments.get("attention_mask")
@@ -149,6 +150,12 @@ class Tap:
         if cache is not None:
             self.running_keys[cache] = sums[:, -1].detach()
         return Frame(real, position, mix(sums), ids, past > 0)
+
+    def select_running(self, cache: Any, index: Tensor) -> None:
+        """Follow a ``cache.batch_select_indices(index)``: row i continues what row ``index[i]`` had read."""
+        running = self.running_keys.get(cache)
+        if running is not None:
+            self.running_keys[cache] = running[index]
 
     def _running(self, cache: Any, batch: int) -> Tensor | None:
         """Key sums of the tokens already in the cache; rows repeated since then (options, beams) repeat theirs."""

@@ -59,7 +59,8 @@ class BayesianRouter(nn.Module, ABC):
     """Head beside one native router. It keeps no state between calls; its parameters are float32.
 
     ``logit_scale`` is the native router's own logit spread: posteriors and priors are expressed in units of it, so that
-    one prior width means the same for a sharp and a flat router. ``noise_scale`` multiplies the posterior's standard
+    one prior width means the same for a sharp and a flat router. ``generator`` draws the initial weights of trainable
+    methods. ``noise_scale`` multiplies the posterior's standard
     deviation when sampling; 0 leaves its mean.
     """
 
@@ -71,7 +72,14 @@ class BayesianRouter(nn.Module, ABC):
     logit_scale: Tensor
     noise_scale: Tensor
 
-    def __init__(self, shape: RouterShape, *, logit_scale: float = 1.0, noise_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        shape: RouterShape,
+        *,
+        generator: torch.Generator | None = None,
+        logit_scale: float = 1.0,
+        noise_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         if not logit_scale > 0:
             raise ValueError(f"logit_scale must be positive, not {logit_scale}.")

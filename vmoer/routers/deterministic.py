@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from vmoer.noise import TokenNoise
-from vmoer.routers.base import BayesianRouter, Posterior, RouterShape
+from vmoer.routers.base import BayesianRouter, Posterior
 
 
 class PointMass(Posterior):
@@ -26,9 +23,6 @@ class DeterministicRouter(BayesianRouter):
 
     method = "deterministic"
     trainable = False
-
-    def __init__(self, shape: RouterShape, *, generator: torch.Generator | None = None, **scales: Any) -> None:
-        super().__init__(shape, **scales)
 
     def posterior(self, hidden: Tensor, base_logits: Tensor) -> PointMass:
         return PointMass(base_logits)

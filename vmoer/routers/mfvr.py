@@ -53,9 +53,9 @@ class MeanFieldRouter(BayesianRouter):
         generator: torch.Generator,
         prior_std: float = 0.5,
         trunk_width: int | None = None,
-        **scales: Any,
+        **common: Any,
     ) -> None:
-        super().__init__(shape, **scales)
+        super().__init__(shape, generator=generator, **common)
         if not prior_std > 0:
             raise ValueError(f"prior_std must be positive, not {prior_std}.")
         self.prior_std = float(prior_std)

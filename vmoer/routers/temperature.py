@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vmoer.noise import TokenNoise
@@ -40,15 +39,8 @@ class TemperatureRouter(BayesianRouter):
     method = "temperature"
     trainable = False
 
-    def __init__(
-        self,
-        shape: RouterShape,
-        *,
-        temperature: float = 0.3,
-        generator: torch.Generator | None = None,
-        **scales: Any,
-    ) -> None:
-        super().__init__(shape, **scales)
+    def __init__(self, shape: RouterShape, *, temperature: float = 0.3, **common: Any) -> None:
+        super().__init__(shape, **common)
         if not temperature >= 0:
             raise ValueError(f"temperature must be 0 or more, not {temperature}.")
         self.temperature = float(temperature)
