@@ -1,4 +1,4 @@
-"""The built-in question set `worldfacts`: which splits there are and where their Parquet files lie (torch-free)."""
+"""The built-in question set `worldfacts`: its splits and where their Parquet files lie (torch-free)."""
 
 from pathlib import Path
 

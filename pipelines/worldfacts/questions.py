@@ -1,4 +1,4 @@
-"""Four-option questions made from facts: one function per kind of fact, every random choice from a given generator."""
+"""Four-option questions made from facts: one function per kind of fact, all chance from a given generator."""
 
 import random
 from collections import Counter
@@ -26,8 +26,9 @@ CURRENCY_TEMPLATES = (
 CATEGORIES = {
     "bird": 5, "fish": 5, "insect": 5, "mammal": 5, "reptile": 5, "dog": 5,
     "tree": 20, "flower": 20, "herb": 20, "shrub": 20, "grass": 20, "fruit": 20,
-    "vehicle": 6, "weapon": 6, "building": 6, "garment": 6, "tool": 6, "furniture": 6, "musical instrument": 6,
-    "container": 6, "road": 6, "fabric": 6, "machine": 6, "room": 6, "ship": 6, "footwear": 6, "hat": 6,
+    "vehicle": 6, "weapon": 6, "building": 6, "garment": 6, "tool": 6, "furniture": 6,
+    "musical instrument": 6, "container": 6, "road": 6, "fabric": 6, "machine": 6,
+    "room": 6, "ship": 6, "footwear": 6, "hat": 6,
     "vegetable": 13, "beverage": 13, "sauce": 13, "bread": 13, "meat": 13, "dessert": 13, "cheese": 13,
     "disease": 26, "emotion": 12, "color": 7, "sport": 4, "crime": 4, "dance": 4, "game": 4,
     "relative": 18, "scientist": 18, "musician": 18, "athlete": 18, "worker": 18, "ruler": 18, "criminal": 18,
@@ -102,8 +103,8 @@ def city_questions(
 ) -> list[Question]:
     """Country of each city, in `templates` wordings each.
 
-    Wrong countries are drawn by how many cities of the set they have (so that naming frequent countries does not
-    help), one of them from the same continent; never a country with a smaller place of that name.
+    Wrong countries are drawn by how many cities of the set they have (so that naming frequent countries does
+    not help), one of them from the same continent; never a country with a smaller place of that name.
     """
     made = []
     for city in cities:
@@ -209,9 +210,9 @@ def held_out_country_questions(rng: random.Random, countries: dict[str, Country]
     )
     for relation, text, size in sizes:
         # Twice the runner-up: the answer does not hang on the year of the figures.
-        for country in pick(lambda c, size=size: sum(2 * size(o) < size(c) for o in countries.values()) >= 20):
-            smaller = [c for c in countries.values() if 2 * size(c) < size(country)]
-            add(country, relation, text, country.name, [c.name for c in rng.sample(smaller, 3)])
+        smaller = {c.code: [o.name for o in countries.values() if 2 * size(o) < size(c)] for c in countries.values()}
+        for country in rng.sample([c for c in countries.values() if len(smaller[c.code]) >= 20], per_relation):
+            add(country, relation, text, country.name, rng.sample(smaller[country.code], 3))
     return made
 
 
@@ -223,8 +224,8 @@ def _names_itself(country: Country) -> bool:
 def element_questions(rng: random.Random, elements: Sequence[Element], names_only: bool) -> list[Question]:
     """Symbol, atomic number and place in the table; wrong options are other elements of the same list.
 
-    `names_only` keeps the questions whose options are names of elements: symbols and numbers are much shorter than
-    the options of the other questions.
+    `names_only` keeps the questions whose options are names of elements: symbols and numbers are much shorter
+    than the options of the other questions.
     """
     made = []
     places = Counter((e.period, e.group) for e in elements)
@@ -255,8 +256,8 @@ def element_questions(rng: random.Random, elements: Sequence[Element], names_onl
 def word_questions(rng: random.Random, words: Words, lengths: Sequence[int], per_kind: int) -> list[Question]:
     """Kind, meaning and word class of common English words.
 
-    `lengths` are the option lengths (characters) of the in-distribution questions: options are chosen to follow
-    them, because scores of an option depend on its length whatever it says.
+    `lengths` are the option lengths (characters) of the in-distribution questions: options are chosen to
+    follow them, because scores of an option depend on its length whatever it says.
     """
     nouns = [
         noun
