@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vmoer.errors import VmoerError
 from vmoer.handle import Handle, evaluation
+from vmoer.partial import borrow_lower_layers, entering_at, hidden_before
 from vmoer.tap import tap_of
 
 Normalise = Literal["mean", "sum"]
@@ -165,54 +166,86 @@ def _log_likelihood(
 
     Rows are questions (times routing samples, sample-major). ``copies`` is how often ``expand`` makes the head answer.
     """
-    from transformers import DynamicCache
-
     device = next(model.parameters()).device
     rows = len(batch)
     draws = len(sample_ids) if sample_ids is not None else 1
-    ids, mask = _left_padded([item.prompt for item in batch], device)
-    ids, mask = ids.repeat(draws, 1), mask.repeat(draws, 1)
-    per_row = sample_ids.to(device).repeat_interleave(rows) if sample_ids is not None else None
     flat = [option for item in batch for option in item.options]
     owner = torch.tensor([row for row, item in enumerate(batch) for _ in item.options], device=device)
     question = torch.cat([owner + rows * draw for draw in range(draws)])
     tail = max(len(option) for option in flat) - 1
+    run = _Passes(model, handle, sample_ids, expand, shared_cache=tail > 0)
 
-    def sampled(of_row: Tensor | None) -> AbstractContextManager[None]:
-        return handle.one_draw(of_row) if handle is not None else nullcontext()
-
-    def expanded(keep: int) -> AbstractContextManager[None]:
-        return expand(keep) if expand is not None else nullcontext()
-
-    cache = DynamicCache(config=model.config) if tail > 0 else None
-    with sampled(per_row), expanded(1):
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp_min(0),
-            past_key_values=cache,
-            use_cache=cache is not None,
-            logits_to_keep=1,
-        )
-    first = _unfold(out.logits.float(), copies).log_softmax(-1)[:, :, 0]
+    ids, mask = _left_padded([item.prompt for item in batch], device)
+    first = _unfold(run.prompt(ids, mask), copies).log_softmax(-1)[:, :, 0]
     heads = torch.tensor([option[0] for option in flat], device=device).repeat(draws)
     total = first[:, question].gather(-1, heads.expand(copies, -1)[..., None])[..., 0]
-    if cache is not None:
+    if tail > 0:
         option_ids, option_mask = _right_padded([option[:-1] for option in flat], tail, device)
         targets, _ = _right_padded([option[1:] for option in flat], tail, device)
-        option_ids, option_mask = option_ids.repeat(draws, 1), option_mask.repeat(draws, 1)
-        cache.batch_select_indices(question)
-        tap_of(model).select_running(cache, question)
-        full_mask = torch.cat([mask[question], option_mask], dim=1)
-        position = (full_mask.cumsum(1) - 1).clamp_min(0)[:, -tail:]
-        with sampled(per_row[question] if per_row is not None else None), expanded(tail):
-            rest = model(
-                input_ids=option_ids, attention_mask=full_mask, position_ids=position, past_key_values=cache
-            ).logits
-        log_p = _unfold(rest.float(), copies).log_softmax(-1)
+        log_p = _unfold(run.options(option_ids, mask, option_mask, owner, question), copies).log_softmax(-1)
         chosen = log_p.gather(-1, targets.repeat(draws, 1).expand(copies, -1, -1)[..., None])[..., 0]
-        total = total + (chosen * option_mask).sum(-1)
+        total = total + (chosen * option_mask.repeat(draws, 1)).sum(-1)
     return total.reshape(copies * draws, len(flat)).cpu()
+
+
+class _Passes:
+    """The two forward passes of one batch: prompts, then all options against the prompts' keys and values.
+
+    With routing samples the layers below the first Bayesian router run once and the rest once per sample.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        handle: Handle | None,
+        sample_ids: Tensor | None,
+        expand: Callable[[int], AbstractContextManager[None]] | None,
+        shared_cache: bool,
+    ) -> None:
+        from transformers import DynamicCache
+
+        self.model, self.handle, self.sample_ids, self.expand = model, handle, sample_ids, expand
+        self.draws = len(sample_ids) if sample_ids is not None else 1
+        self.split = min(handle.layers) if handle is not None and self.draws > 1 else 0
+        self.cache = DynamicCache(config=model.config) if shared_cache else None
+        self.lower = DynamicCache(config=model.config) if shared_cache and self.split else None
+
+    def prompt(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits ``[draws · rows, 1, vocabulary]`` after left-padded prompts ``[rows, length]``."""
+        return self._run(ids, mask, mask, keep=1)
+
+    def options(self, ids: Tensor, prompt_mask: Tensor, mask: Tensor, owner: Tensor, question: Tensor) -> Tensor:
+        """Logits ``[draws · options, length, vocabulary]``; ``owner`` and ``question`` select the prompts' rows."""
+        assert self.cache is not None
+        self.cache.batch_select_indices(question)
+        tap_of(self.model).select_running(self.cache, question)
+        if self.lower is not None:
+            self.lower.batch_select_indices(owner)
+            borrow_lower_layers(self.cache, self.lower, self.split)
+        full = torch.cat([prompt_mask[owner], mask], dim=1)
+        return self._run(ids, full, mask, keep=ids.shape[1])
+
+    def _run(self, ids: Tensor, full_mask: Tensor, mask: Tensor, keep: int) -> Tensor:
+        position = (full_mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        inputs = {"input_ids": ids, "attention_mask": full_mask, "position_ids": position}
+        entry: AbstractContextManager[None] = nullcontext()
+        if self.split:
+            hidden = hidden_before(
+                self.model, self.split, **inputs, past_key_values=self.lower, use_cache=self.lower is not None
+            )
+            entry = entering_at(self.model, self.split, hidden.repeat(self.draws, 1, 1))
+        of_row = None
+        if self.sample_ids is not None:
+            of_row = self.sample_ids.to(ids.device).repeat_interleave(ids.shape[0])
+        sampled = self.handle.one_draw(of_row) if self.handle is not None else nullcontext()
+        expanded = self.expand(keep) if self.expand is not None else nullcontext()
+        with entry, sampled, expanded:
+            return self.model(
+                **{name: value.repeat(self.draws, 1) for name, value in inputs.items()},
+                past_key_values=self.cache,
+                use_cache=self.cache is not None,
+                logits_to_keep=keep,
+            ).logits.float()
 
 
 def _unfold(logits: Tensor, copies: int) -> Tensor:
