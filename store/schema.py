@@ -388,6 +388,7 @@ TABLES: dict[str, Table] = {
     )
 }
 
+
 def tables(*kinds: Kind) -> Iterator[Table]:
     """The tables of the given kinds (all when none is given), in dependency order."""
     for table in TABLES.values():

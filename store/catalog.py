@@ -1,0 +1,205 @@
+"""Run manifests: one JSON file per run, the source of the catalog tables and of the reproducibility card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from store import files, layout, schema, shards, typed
+from store.errors import CorruptStoreError, InvalidDataError, NewerSchemaError, NotFoundError
+
+STATUSES = ("queued", "running", "finished", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """One run: the columns of ``runs``, its model's row, its data sets' rows, its card, and once sealed its shards.
+
+    ``started_at`` and ``ended_at`` are UTC in ISO 8601; ``shards`` maps each table to
+    ``[{"name", "sha256", "rows"}, …]`` and is None until ``seal`` has run.
+    """
+
+    run_id: str
+    experiment: str
+    name: str
+    model: dict[str, Any]
+    method: str
+    estimator: str
+    scoring: str
+    dtype: str
+    device: str
+    started_at: str
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    control: str = "none"
+    layers: list[int] = field(default_factory=list)
+    samples: int = 1
+    seed: int = 0
+    routers: str | None = None
+    status: str = "queued"
+    error: str | None = None
+    n_tokens: int | None = None
+    ended_at: str | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+    shards: dict[str, list[dict[str, Any]]] | None = None
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the run's shards are final and their hashes recorded."""
+        return self.shards is not None
+
+    def run_row(self) -> dict[str, Any]:
+        """The run's row of table ``runs``."""
+        row = {column: getattr(self, column) for column in schema.TABLES["runs"].column_names if hasattr(self, column)}
+        return row | {
+            "model": self.model.get("model"),
+            "datasets": [dataset.get("dataset") for dataset in self.datasets],
+            "started_at": _timestamp(self.started_at),
+            "ended_at": _timestamp(self.ended_at),
+            "synthetic": self.model.get("synthetic"),
+            "manifest": _dump(self.card),
+        }
+
+    def dataset_rows(self) -> list[dict[str, Any]]:
+        """The rows of table ``datasets`` that this run's experiment used."""
+        return [{"experiment": self.experiment, **dataset} for dataset in self.datasets]
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601 with seconds: the form that manifests store."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_manifest(home: layout.Home, manifest: RunManifest) -> Path:
+    """The path of the manifest, written atomically; content that does not fit the catalog tables is refused by name."""
+    path = layout.manifest_path(home, manifest.run_id)
+    if manifest.status not in STATUSES:
+        raise InvalidDataError(f"run {manifest.run_id}: status {manifest.status!r} is not one of {', '.join(STATUSES)}")
+    catalog_tables([manifest])
+    files.write_text(path, _dump({"schema_version": schema.SCHEMA_VERSION} | asdict(manifest), indent=1) + "\n")
+    return path
+
+
+def read_manifest(home: layout.Home, run_id: str) -> RunManifest:
+    """The manifest of ``run_id``; raises ``NotFoundError`` when there is none."""
+    path = layout.manifest_path(home, run_id)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no run {run_id!r} in {home}") from None
+    except (OSError, ValueError) as error:
+        raise CorruptStoreError(f"manifest runs/{path.name} cannot be read: {error}") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise CorruptStoreError(f"manifest runs/{path.name} cannot be read: it has no schema_version")
+    if version > schema.SCHEMA_VERSION:
+        raise NewerSchemaError(shards.newer(f"manifest runs/{path.name}", version))
+    known = {entry.name for entry in fields(RunManifest)}
+    try:
+        manifest = RunManifest(**{key: value for key, value in content.items() if key in known})
+        catalog_tables([manifest])
+    except (TypeError, ValueError, AttributeError, InvalidDataError) as error:
+        raise CorruptStoreError(f"manifest runs/{path.name} cannot be read: {error}") from error
+    if manifest.run_id != run_id:
+        raise CorruptStoreError(f"manifest runs/{path.name} belongs to another run, {manifest.run_id!r}")
+    return manifest
+
+
+def run_ids(home: layout.Home) -> list[str]:
+    """The ids of all runs that have a manifest, sorted."""
+    folder = layout.runs_folder(home)
+    if not folder.is_dir():
+        return []
+    return sorted(path.stem for path in folder.glob("*.json") if not path.name.startswith("."))
+
+
+def list_manifests(home: layout.Home, damaged: list[CorruptStoreError] | None = None) -> list[RunManifest]:
+    """All manifests, by run id; one that cannot be read raises, or is added to ``damaged`` when that is given."""
+    found = []
+    for run_id in run_ids(home):
+        try:
+            found.append(read_manifest(home, run_id))
+        except NotFoundError:
+            continue  # deleted between the listing and the reading
+        except CorruptStoreError as error:
+            if damaged is None:
+                raise
+            damaged.append(error)
+    return found
+
+
+def delete_run(home: layout.Home, run_id: str) -> None:
+    """Remove a run's manifest: the next generation is without it. ``compact`` later removes its shards."""
+    path = layout.manifest_path(home, run_id)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no run {run_id!r} in {home}") from None
+    files.sync_folder(path.parent)
+
+
+def seal(home: layout.Home, run_id: str, **changes: Any) -> RunManifest:
+    """The run's manifest with the SHA-256 and row count of each shard, written; ``changes`` set fields in the same write.
+
+    Call it when the run's last shard is written, e.g. ``seal(home, run_id, status="finished", ended_at=now())``.
+    """
+    manifest = replace(read_manifest(home, run_id), **changes)
+    listed = {
+        table.name: [
+            {"name": path.name, "sha256": files.sha256(path), "rows": shards.check_info(path, table.name, run_id).rows}
+            for path in shards.list_shards(home, table.name, run_id)
+        ]
+        for table in schema.tables("fact", "result")
+    }
+    manifest = replace(manifest, shards={table: entries for table, entries in listed.items() if entries})
+    write_manifest(home, manifest)
+    return manifest
+
+
+def catalog_tables(manifests: Sequence[RunManifest]) -> dict[str, pa.Table]:
+    """The catalog tables of ``manifests``: ``models``, ``datasets`` and ``runs``. The latest run's row of a model wins."""
+    models: dict[str, Mapping[str, Any]] = {}
+    datasets: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for manifest in sorted(manifests, key=lambda one: (_timestamp(one.started_at) or datetime.min, one.run_id)):
+        models[str(manifest.model.get("model"))] = manifest.model
+        for row in manifest.dataset_rows():
+            datasets[(manifest.experiment, str(row.get("dataset")))] = row
+    return {
+        "models": _typed("models", list(models.values())),
+        "datasets": _typed("datasets", list(datasets.values())),
+        "runs": _typed("runs", [manifest.run_row() for manifest in manifests]),
+    }
+
+
+def _typed(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    table = schema.TABLES[name]
+    for row in rows:
+        unknown = sorted(set(row) - set(table.column_names))
+        if unknown:
+            raise InvalidDataError(f"table {name} has no column {', '.join(map(repr, unknown))}")
+    return typed.arrow_table(table, typed.rows_to_columns(table, rows))
+
+
+def _timestamp(text: str | None) -> datetime | None:
+    """UTC without an offset, as the TIMESTAMP columns hold it."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise InvalidDataError(f"{text!r} is not a time in ISO 8601, e.g. 2026-01-31T12:00:00+00:00") from None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def _dump(value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise InvalidDataError("a manifest cannot hold NaN or infinity: leave the value out or use null") from error
+    except TypeError as error:
+        raise InvalidDataError(f"a manifest holds only what JSON can: {error}") from error

@@ -1,0 +1,281 @@
+"""Publishing: one process at a time builds the next DuckDB generation beside the current one and swaps the pointer."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from store import files, layout, schema, shards, summaries
+from store.catalog import RunManifest, catalog_tables, list_manifests
+from store.errors import CorruptStoreError, MissingStoreError, NewerSchemaError, PublisherBusyError, StoreError
+
+KEEP_GENERATIONS = 3
+KEEP_SECONDS = 600.0
+
+# What a generation knows about itself; not part of the schema that users query.
+_OWN_TABLES = """
+CREATE TABLE store_meta (schema_version INTEGER, generation BIGINT, published_at TIMESTAMP);
+CREATE TABLE store_fingerprints (run_id VARCHAR, fingerprint VARCHAR);
+CREATE TABLE store_shards (table_name VARCHAR, run_id VARCHAR, path VARCHAR);
+CREATE TABLE store_problems (run_id VARCHAR, table_name VARCHAR, sentence VARCHAR);
+"""
+
+
+def publish(home: layout.Home, timeout: float = 60.0) -> int:
+    """The number of the new generation, which readers see from now on.
+
+    Rows of runs whose shards have not changed are copied from the previous generation; the others are read and summarised again.
+    Runs that are queued, running or failed appear with what they have. A run whose shards cannot be read does not stop the
+    others: it is listed in ``Store.problems``. Waits up to ``timeout`` seconds for another publisher.
+    """
+    layout.generations_folder(home).mkdir(parents=True, exist_ok=True)
+    with _only_publisher(home, timeout):
+        _sweep(home)
+        number = max([*generations(home), current_number(home) or 0], default=0) + 1
+        path = layout.generation_path(home, number)
+        previous = _usable_previous(home)
+        with files.replacing(path) as temporary:
+            try:
+                _build(home, temporary, number, previous)
+            except duckdb.Error:
+                if previous is None:
+                    raise
+                # The previous file opened but could not be copied from: everything can be made from the shards.
+                _remove_database(temporary)
+                _build(home, temporary, number, None)
+        files.write_text(layout.current_path(home), f"{path.name}\n")
+        _prune(home, number)
+        return number
+
+
+def generations(home: layout.Home) -> list[int]:
+    """The numbers of the generation files there are, ascending."""
+    folder = layout.generations_folder(home)
+    if not folder.is_dir():
+        return []
+    found = (layout.generation_number(path.name) for path in folder.iterdir())
+    return sorted(number for number in found if number is not None)
+
+
+def current_number(home: layout.Home) -> int | None:
+    """The generation that CURRENT names, None before the first; raises ``CorruptStoreError`` on anything else."""
+    try:
+        text = layout.current_path(home).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CorruptStoreError(f"the file CURRENT in {home} cannot be read: {error}") from error
+    number = layout.generation_number(text)
+    if number is None:
+        raise CorruptStoreError(f"the file CURRENT in {home} names no generation: publish again to write a new one")
+    return number
+
+
+def shard_paths(home: layout.Home, manifest: RunManifest) -> dict[str, list[Path]]:
+    """The run's shards by table: those recorded when it was sealed, or those there are now."""
+    if manifest.shards is not None:
+        return {
+            table: [layout.shard_path(home, table, manifest.run_id, str(entry["name"])) for entry in entries]
+            for table, entries in manifest.shards.items()
+        }
+    return {
+        table.name: found
+        for table in schema.tables("fact", "result")
+        if (found := shards.list_shards(home, table.name, manifest.run_id))
+    }
+
+
+@contextmanager
+def _only_publisher(home: layout.Home, timeout: float) -> Iterator[None]:
+    """Hold the operating system's lock on the publisher's file; it is freed even when the holder is killed."""
+    deadline = time.monotonic() + timeout
+    descriptor = os.open(layout.generations_folder(home) / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise PublisherBusyError(
+                        f"another process is publishing results in {home}; waited {timeout:g} s for it: try again later"
+                    ) from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _build(home: layout.Home, target: Path, number: int, previous: Path | None) -> None:
+    damaged: list[CorruptStoreError] = []
+    manifests = list_manifests(home, damaged)
+    problems = [("", "runs", str(error)) for error in damaged]
+    with duckdb.connect(str(target), config={"threads": 1}) as connection:
+        known = _attach(connection, previous)
+        connection.execute("BEGIN")
+        for statement in _OWN_TABLES.split(";"):
+            connection.execute(statement)
+        for table in schema.tables("catalog", "result", "derived"):
+            columns = ", ".join(
+                f'"{column.name}" {column.type}{"" if column.nullable else " NOT NULL"}' for column in table.columns
+            )
+            connection.execute(f'CREATE TABLE "{table.name}" ({columns})')
+        for name, rows in catalog_tables(manifests).items():
+            _insert(connection, name, rows)
+        for manifest in manifests:
+            problems += _add_run(connection, home, manifest, known)
+        connection.executemany("INSERT INTO store_problems VALUES (?, ?, ?)", problems) if problems else None
+        connection.execute(
+            "INSERT INTO store_meta VALUES (?, ?, ?)",
+            [schema.SCHEMA_VERSION, number, datetime.now(UTC).replace(tzinfo=None)],
+        )
+        connection.execute("COMMIT")
+        if previous is not None:
+            connection.execute("DETACH previous")
+        connection.execute("CHECKPOINT")
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, previous: Path | None) -> dict[str, str]:
+    """Run ids and fingerprints of the previous generation, attached as ``previous``."""
+    if previous is None:
+        return {}
+    connection.execute(f"ATTACH {summaries.literal(str(previous))} AS previous (READ_ONLY)")
+    # A run with a problem is read again each time: its shards may have been restored since.
+    return dict(
+        connection.execute(
+            "SELECT run_id, fingerprint FROM previous.store_fingerprints "
+            "WHERE run_id NOT IN (SELECT run_id FROM previous.store_problems)"
+        ).fetchall()
+    )
+
+
+def _add_run(
+    connection: duckdb.DuckDBPyConnection, home: layout.Home, manifest: RunManifest, known: dict[str, str]
+) -> list[tuple[str, str, str]]:
+    """Insert the run's rows; the problems met, as rows of ``store_problems``."""
+    problems: list[tuple[str, str, str]] = []
+    run_id = manifest.run_id
+    try:
+        paths = shard_paths(home, manifest)
+        fingerprint = _fingerprint(manifest, paths)
+    except (StoreError, OSError, KeyError, TypeError) as error:
+        return [(run_id, "runs", f"run {run_id}: its list of shards cannot be read: {error}")]
+    if known.get(run_id) == fingerprint:
+        for table in schema.tables("result", "derived"):
+            connection.execute(
+                f'INSERT INTO "{table.name}" SELECT * FROM previous."{table.name}" WHERE run_id = ?', [run_id]
+            )
+    else:
+        tables = summaries.run_tables(manifest, paths, lambda name, error: problems.append((run_id, name, str(error))))
+        for name, rows in tables.items():
+            _insert(connection, name, rows)
+    connection.execute("INSERT INTO store_fingerprints VALUES (?, ?)", [run_id, fingerprint])
+    for table_name, found in paths.items():
+        listed = pa.table(
+            {
+                "table_name": [table_name] * len(found),
+                "run_id": [run_id] * len(found),
+                "path": [path.relative_to(home).as_posix() for path in found],
+            }
+        )
+        _insert(connection, "store_shards", listed)
+    return problems
+
+
+def _fingerprint(manifest: RunManifest, paths: dict[str, list[Path]]) -> str:
+    """Equal exactly when the run's rows in a generation would be equal."""
+    content: object = manifest.shards
+    if content is None:
+        content = {
+            table: [(path.name, status.st_size, status.st_mtime_ns) for path in found for status in [path.stat()]]
+            for table, found in paths.items()
+        }
+    text = json.dumps([schema.SCHEMA_VERSION, manifest.model.get("n_experts"), content], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    connection.register("incoming", rows)
+    columns = ", ".join(f'"{column}"' for column in rows.column_names)
+    connection.execute(f'INSERT INTO "{name}" ({columns}) SELECT {columns} FROM incoming')
+    connection.unregister("incoming")
+
+
+def _usable_previous(home: layout.Home) -> Path | None:
+    """The current generation when rows can be copied from it; refuses one of a newer schema."""
+    try:
+        number = current_number(home)
+    except CorruptStoreError:
+        return None
+    path = layout.generation_path(home, number) if number else None
+    if path is None or not path.exists():
+        return None
+    try:
+        with duckdb.connect(":memory:") as connection:
+            version = attach_generation(connection, path)
+    except (MissingStoreError, CorruptStoreError):
+        return None
+    return path if version == schema.SCHEMA_VERSION else None
+
+
+def attach_generation(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """The schema version of the generation at ``path``, attached read-only as ``generation``.
+
+    Raises ``MissingStoreError`` when the file is gone, ``CorruptStoreError`` when it is no readable generation and
+    ``NewerSchemaError`` when a newer version wrote it.
+    """
+    if not path.exists():
+        raise MissingStoreError(f"generation {path.name} is missing")
+    try:
+        connection.execute(f"ATTACH {summaries.literal(str(path))} AS generation (READ_ONLY)")
+        row = connection.execute("SELECT schema_version FROM generation.store_meta").fetchone()
+    except duckdb.Error as error:
+        if not path.exists():
+            raise MissingStoreError(f"generation {path.name} is missing") from error
+        reason = str(error).splitlines()[0]
+        raise CorruptStoreError(
+            f"generation {path.name} is damaged ({reason}); `vmoer verify --repair` builds it anew from the shards"
+        ) from error
+    version = int(row[0]) if row else 0
+    if version > schema.SCHEMA_VERSION:
+        raise NewerSchemaError(shards.newer(f"generation {path.name}", version))
+    return version
+
+
+def leftovers(home: layout.Home) -> list[Path]:
+    """Temporary files that a killed writer or publisher left behind."""
+    suffix = files.TEMPORARY_SUFFIX
+    folders = [Path(home), layout.generations_folder(home), layout.runs_folder(home)]
+    found = [path for folder in folders if folder.is_dir() for path in folder.glob(f".*{suffix}*")]
+    facts = layout.facts_folder(home)
+    return sorted(found + (list(facts.glob(f"table=*/run_id=*/.*{suffix}")) if facts.is_dir() else []))
+
+
+def _sweep(home: layout.Home) -> None:
+    """Remove what killed publishers left; the lock is held, so no other publisher is at work."""
+    for path in layout.generations_folder(home).glob(f".*{files.TEMPORARY_SUFFIX}*"):
+        path.unlink(missing_ok=True)
+
+
+def _remove_database(path: Path) -> None:
+    for leftover in path.parent.glob(f"{path.name}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _prune(home: layout.Home, current: int) -> None:
+    """Remove generations that no reader should still hold; recent ones stay for those that do."""
+    kept = set(generations(home)[-KEEP_GENERATIONS:]) | {current}
+    for number in generations(home):
+        path = layout.generation_path(home, number)
+        if number not in kept and time.time() - path.stat().st_mtime > KEEP_SECONDS:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,31 @@
+"""Every query the dashboard and the command line ask, each a function from a ``Store`` to a DataFrame."""
+
+from store.queries.layers import expert_load, layer_leverage, layer_stats, layer_susceptibility
+from store.queries.metrics import comparisons, metrics, paired_predictions, predictions, reliability
+from store.queries.ood import ood_score_names, ood_scores
+from store.queries.routing import examples, layer_overlap, paired_token_routing, token_routing
+from store.queries.runs import datasets, efficiency, models, run, runs, training_log
+
+__all__ = [
+    "comparisons",
+    "datasets",
+    "efficiency",
+    "examples",
+    "expert_load",
+    "layer_leverage",
+    "layer_overlap",
+    "layer_stats",
+    "layer_susceptibility",
+    "metrics",
+    "models",
+    "ood_score_names",
+    "ood_scores",
+    "paired_predictions",
+    "paired_token_routing",
+    "predictions",
+    "reliability",
+    "run",
+    "runs",
+    "token_routing",
+    "training_log",
+]

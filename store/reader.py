@@ -1,0 +1,160 @@
+"""Reading a published generation: never locked, never writing, any number of threads."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from store import layout, schema, summaries
+from store.errors import CorruptStoreError, MissingStoreError, StoreError
+from store.publish import attach_generation, current_number
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+_FACTS = tuple(table.name for table in schema.tables("fact"))
+_FACT_NAME = re.compile(rf"\b({'|'.join(_FACTS)})\b")
+
+
+class Store:
+    """One published generation, read-only. Tables carry the schema's names; safe to share between threads."""
+
+    def __init__(self, home: Path, generation: int, connection: duckdb.DuckDBPyConnection) -> None:
+        self.home = home
+        self.generation = generation
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._views: set[str] = set()
+
+    def query(self, sql: str, parameters: Parameters | None = None) -> pd.DataFrame:
+        """The rows of ``sql`` as a DataFrame; values go in as bound parameters (``?`` or ``$name``), never as text."""
+        cursor = self.cursor()
+        try:
+            self._prepare_views(cursor, sql)
+            return cursor.execute(sql, parameters).df()
+        except duckdb.Error as error:
+            raise self.explain(sql, error) from error
+        finally:
+            cursor.close()
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A cursor of its own for a caller that streams; the caller closes it."""
+        try:
+            return self._connection.cursor()
+        except duckdb.Error as error:
+            raise StoreError("this store has been closed: open it again") from error
+
+    def shards(self, table: str, run_ids: str | Sequence[str] | None = None) -> list[Path]:
+        """The shards of a fact or result table in this generation, of all runs or of the given ones."""
+        layout.check_table(table, "fact", "result")
+        wanted = [run_ids] if isinstance(run_ids, str) else run_ids
+        cursor = self.cursor()
+        try:
+            rows = cursor.execute(
+                "SELECT path FROM generation.store_shards WHERE table_name = $table "
+                "AND ($runs IS NULL OR list_contains($runs::VARCHAR[], run_id)) ORDER BY run_id, path",
+                {"table": table, "runs": None if wanted is None else list(wanted)},
+            ).fetchall()
+        except duckdb.Error as error:
+            raise self.explain("", error) from error
+        finally:
+            cursor.close()
+        return [self.home / path for (path,) in rows]
+
+    def facts(self, table: str, run_ids: str | Sequence[str] | None = None) -> str:
+        """SQL for the rows of a fact table, to stand after FROM; naming the runs reads only their shards."""
+        found = self.shards(table, run_ids)
+        return summaries.scan(found) if found else summaries.empty(schema.TABLES[table])
+
+    def problems(self) -> pd.DataFrame:
+        """What could not be read when this generation was published: columns run_id, table_name, sentence."""
+        return self.query("SELECT * FROM generation.store_problems ORDER BY ALL")
+
+    def close(self) -> None:
+        """Release the generation's file."""
+        self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare_views(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
+        """Create the views over facts that ``sql`` names. Creating one opens every shard, so none is made unasked."""
+        for name in set(_FACT_NAME.findall(sql)) - self._views:
+            with self._lock:
+                if name not in self._views:
+                    source = self.facts(name)
+                    cursor.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM {source}')
+                    self._views.add(name)
+
+    def explain(self, sql: str, error: duckdb.Error) -> StoreError:
+        """The error to show for a failed query: it names the shard when one of those involved is at fault."""
+        reason = str(error).splitlines()[0]
+        if isinstance(error, duckdb.ConnectionException):
+            return StoreError(f"this store has been closed: open it again ({reason})")
+        mentioned = [Path(text) for text in re.findall(r"'([^']+\.parquet)'", sql)]
+        for name in sorted(set(_FACT_NAME.findall(sql))) if not mentioned else []:
+            mentioned += self.shards(name)
+        if mentioned and not isinstance(error, duckdb.ProgrammingError) or "parquet" in reason.lower():
+            return summaries.damaged(mentioned, error) if mentioned else StoreError(reason)
+        if isinstance(error, duckdb.IOException | duckdb.FatalException):
+            return CorruptStoreError(
+                f"generation {self.generation} is damaged ({reason}); `vmoer verify --repair` builds it anew"
+            )
+        return StoreError(f"the query failed: {reason}")
+
+
+def open_store(home: layout.Home, memory_limit: str = "2GB", threads: int = 2) -> Store:
+    """The current generation of the data folder ``home``, read-only; later publishing does not change what it shows."""
+    folder = Path(home).resolve()
+    tried: int | None = None
+    while True:
+        number = current_number(folder) if folder.is_dir() else None
+        if number is None:
+            raise MissingStoreError(f"there are no results yet in {home}: run `vmoer demo`")
+        try:
+            return Store(folder, number, _connect(folder, number, memory_limit, threads))
+        except MissingStoreError as error:
+            # Published and pruned between the two reads; if CURRENT still names it, it is really gone.
+            if number == tried:
+                raise CorruptStoreError(
+                    f"CURRENT names generation {number}, but its file is missing; "
+                    "`vmoer verify --repair` builds it anew from the shards"
+                ) from error
+            tried = number
+
+
+def _connect(folder: Path, number: int, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the generation attached: views then hold the folder's present path, wherever it moved."""
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "memory_limit": memory_limit,
+            "threads": threads,
+            "temp_directory": str(Path(tempfile.gettempdir()) / f"vmoer-duckdb-{number}"),
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+        },
+    )
+    try:
+        attach_generation(connection, layout.generation_path(folder, number))
+        for table in schema.tables("catalog", "result", "derived"):
+            connection.execute(f'CREATE VIEW "{table.name}" AS SELECT * FROM generation."{table.name}"')
+    except duckdb.Error as error:
+        connection.close()
+        raise CorruptStoreError(f"generation {number} is damaged: {str(error).splitlines()[0]}") from error
+    except StoreError:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,154 @@
+"""Immutable Parquet shards: typed against the schema, equal bytes for equal rows, visible only when complete."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store import files, layout, typed
+from store.errors import CorruptShardError, InvalidNameError, NewerSchemaError
+from store.schema import SCHEMA_VERSION, Column, Table
+
+ROW_GROUP = 122_880  # DuckDB scans row groups in parallel; this is the size of its own
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What a shard says about itself: rows and the run, table and name it was written for."""
+
+    rows: int
+    schema_version: int
+    table: str
+    run_id: str
+    name: str
+
+
+def shard_name(key: str) -> str:
+    """The file name of the shard a caller knows as ``key``: the same key always gives the same name."""
+    if not isinstance(key, str) or not key:
+        raise InvalidNameError(f"{key!r} is not the name of a shard: use a non-empty text that tells its rows apart")
+    return f"part-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.parquet"
+
+
+def write_shard(home: layout.Home, table: str, run_id: str, name: str, data: pa.Table | Mapping[str, Any]) -> Path:
+    """The path of the shard that now holds ``data``; a shard written before under the same ``name`` is replaced.
+
+    ``data`` maps column names to arrays (2-D ``[rows, k]`` for list columns), sequences, or one scalar for a constant column;
+    ``run_id`` may be left out. NaN, infinities, unknown, missing and wrong-typed columns are refused by name.
+    """
+    spec = layout.check_table(table, "fact", "result")
+    path = layout.shard_path(home, table, run_id, shard_name(name))
+    rows = typed.arrow_table(spec, data, run_id)
+    with files.replacing(path) as temporary:
+        _write(temporary, spec, rows, _metadata(table, run_id, path.name))
+    return path
+
+
+def _metadata(table: str, run_id: str, name: str) -> dict[str, str]:
+    return {
+        "vmoer.schema_version": str(SCHEMA_VERSION),
+        "vmoer.table": table,
+        "vmoer.run_id": run_id,
+        "vmoer.shard": name,
+    }
+
+
+def _write(path: Path, spec: Table, rows: pa.Table, metadata: dict[str, str]) -> None:
+    floats = [leaf for column in spec.columns if (leaf := _leaf(column, "FLOAT", "DOUBLE"))]
+    # No Arrow schema, no time stamp: the bytes depend on the rows alone. Page checksums let a reader find a flipped bit.
+    with pq.ParquetWriter(
+        path,
+        rows.schema,
+        compression="zstd",
+        version="2.6",
+        store_schema=False,
+        write_page_checksum=True,
+        use_dictionary=[leaf for column in spec.columns if (leaf := _leaf(column)) and leaf not in floats],
+        column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+    ) as writer:
+        writer.write_table(rows, row_group_size=ROW_GROUP)
+        writer.add_key_value_metadata(metadata)
+
+
+def _leaf(column: Column, *types: str) -> str | None:
+    """The Parquet path of the column's values when they are of one of ``types`` (of any, when none is given)."""
+    base = column.type.removesuffix("[]")
+    if types and base not in types:
+        return None
+    return column.name if base == column.type else f"{column.name}.list.element"
+
+
+def list_shards(home: layout.Home, table: str, run_id: str) -> list[Path]:
+    """The finished shards of one run's table, sorted by name."""
+    folder = layout.shard_folder(home, table, run_id)
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if layout.is_shard_name(path.name))
+
+
+def read_info(path: Path) -> ShardInfo:
+    """What the footer of a shard says; raises ``CorruptShardError`` naming the shard when it cannot be read."""
+    try:
+        footer = pq.read_metadata(path)
+        raw = {key.decode(): value.decode() for key, value in (footer.metadata or {}).items()}
+        info = ShardInfo(
+            footer.num_rows,
+            int(raw["vmoer.schema_version"]),
+            raw["vmoer.table"],
+            raw["vmoer.run_id"],
+            raw["vmoer.shard"],
+        )
+    except FileNotFoundError:
+        raise CorruptShardError(f"shard {display(path)} is missing") from None
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise CorruptShardError(f"shard {display(path)} is damaged: {_reason(error)}") from error
+    if info.schema_version > SCHEMA_VERSION:
+        raise NewerSchemaError(newer(f"shard {display(path)}", info.schema_version))
+    return info
+
+
+def check_info(path: Path, table: str, run_id: str) -> ShardInfo:
+    """The shard's footer; raises ``CorruptShardError`` when the file was written for another run, table or name."""
+    info = read_info(path)
+    if (info.table, info.run_id, info.name) != (table, run_id, path.name):
+        raise CorruptShardError(
+            f"shard {display(path)} is not the one that belongs there: it was written as "
+            f"{info.name} of table {info.table}, run {info.run_id}"
+        )
+    return info
+
+
+def check_pages(path: Path) -> None:
+    """Read every page and its checksum; raises ``CorruptShardError`` when a bit has changed since it was written."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as shard:
+            for group in range(shard.num_row_groups):
+                shard.read_row_group(group)
+    except FileNotFoundError:
+        raise CorruptShardError(f"shard {display(path)} is missing") from None
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptShardError(f"shard {display(path)} is damaged: {_reason(error)}") from error
+
+
+def display(path: Path) -> str:
+    """A shard's path from ``facts`` on, which is what a message should show."""
+    return "/".join(path.parts[-4:])
+
+
+def newer(what: str, version: int) -> str:
+    """The sentence about something written with a newer schema."""
+    return (
+        f"{what} was written with schema version {version}, this VMoER reads up to {SCHEMA_VERSION}: "
+        "upgrade VMoER to open it"
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"no {text} in its metadata" if isinstance(error, KeyError) else text

@@ -1,0 +1,508 @@
+"""A synthetic data folder made through the store's public functions: for tests and for developing pages without a model.
+
+Everything in it is drawn from a seeded generator and marked synthetic; the numbers are plausible, not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from store.catalog import RunManifest, seal, write_manifest
+from store.publish import publish
+from store.shards import write_shard
+
+DATASETS = (
+    {"dataset": "synthetic-id", "role": "in-distribution"},
+    {"dataset": "synthetic-near", "role": "near-ood"},
+    {"dataset": "synthetic-far", "role": "far-ood"},
+)
+VARIANTS = ("deterministic", "fcvr", "fcvr-predictive", "fcvr-untrained", "fcvr-noise")
+EXPERIMENT = "5e5e5e5e5e5e5e5e"
+STARTED = "2026-01-01T12:00:00+00:00"
+BINS = 15
+
+
+def run_id(variant: str, model: str = "synthetic-moe") -> str:
+    """The run id the factory gives to one of ``VARIANTS``."""
+    method = "deterministic" if variant == "deterministic" else "fcvr"
+    estimator = {"deterministic": "none", "fcvr-predictive": "predictive"}.get(variant, "in-router")
+    control = {"fcvr-untrained": ".untrained", "fcvr-noise": ".noise"}.get(variant, "")
+    return f"{model}.{method}.{estimator}{control}.00000000"
+
+
+def make_store(
+    home: str | Path,
+    *,
+    runs: Sequence[str] = VARIANTS,
+    layers: int = 30,
+    experts: int = 16,
+    top_k: int = 8,
+    examples: int = 20,
+    seed: int = 0,
+    model: str = "synthetic-moe",
+    status: str = "finished",
+    text: bool = True,
+    tokens: tuple[int, int] = (6, 15),
+    publish_now: bool = True,
+) -> list[str]:
+    """The ids of the runs written below ``home``; every variant sees the same examples. Published unless told not to."""
+    made = []
+    for index, variant in enumerate(runs):
+        if variant not in VARIANTS:
+            raise ValueError(f"{variant!r} is not one of {', '.join(VARIANTS)}")
+        made.append(
+            _Run(Path(home), variant, model, layers, experts, top_k, examples, seed, text, tokens).write(status, index)
+        )
+    if publish_now:
+        publish(home)
+    return made
+
+
+class _Run:
+    """One variant; draws that must agree between runs come from ``shared``, the rest from ``own``."""
+
+    def __init__(
+        self,
+        home: Path,
+        variant: str,
+        model: str,
+        layers: int,
+        experts: int,
+        top_k: int,
+        examples: int,
+        seed: int,
+        text: bool,
+        tokens: tuple[int, int],
+    ) -> None:
+        self.home, self.variant, self.model, self.text, self.tokens = home, variant, model, text, tokens
+        self.layers, self.experts, self.top_k, self.examples = layers, experts, top_k, examples
+        self.id = run_id(variant, model)
+        self.bayesian = variant != "deterministic"
+        self.shared = np.random.default_rng([seed, 0])
+        self.own = np.random.default_rng([seed, 1 + VARIANTS.index(variant)])
+        # How much a variant's answers sharpen, and how well its scores tell sets apart: chosen for looks, not measured.
+        self.sharpness = {"deterministic": 2.6, "fcvr": 1.7, "fcvr-predictive": 1.6}.get(variant, 2.3)
+        self.chosen_layers = list(range(layers))[-max(1, layers // 3) :] if self.bayesian else []
+
+    def write(self, status: str, index: int) -> str:
+        manifest = self._manifest(status, index)
+        write_manifest(self.home, manifest)
+        scores: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+        predictions: dict[str, dict[str, Any]] = {}
+        for dataset in DATASETS:
+            name, role = dataset["dataset"], dataset["role"]
+            lengths = self.shared.integers(*self.tokens, size=self.examples)
+            ids = [f"{name}-{i:04d}" for i in range(self.examples)]
+            self._facts(name, role, ids, lengths)
+            predictions[name] = self._predictions(name, role, ids)
+            self._scores(name, role, ids, predictions[name], scores)
+        self._metrics(predictions, scores)
+        self._layers()
+        self._costs()
+        seal(self.home, self.id)
+        return self.id
+
+    def _manifest(self, status: str, index: int) -> RunManifest:
+        estimator = {"deterministic": "none", "fcvr-predictive": "predictive"}.get(self.variant, "in-router")
+        control = {"fcvr-untrained": "untrained", "fcvr-noise": "non-routing-noise"}.get(self.variant, "none")
+        return RunManifest(
+            run_id=self.id,
+            experiment=EXPERIMENT,
+            name="synthetic",
+            model={
+                "model": self.model,
+                "architecture": "SyntheticMoe",
+                "source": "drawn from a seeded generator",
+                "n_layers": self.layers,
+                "moe_layers": list(range(self.layers)),
+                "n_experts": self.experts,
+                "top_k": self.top_k,
+                "n_parameters": 1_000_000,
+                "weights_sha256": "0" * 64,
+                "synthetic": True,
+            },
+            method="fcvr" if self.bayesian else "deterministic",
+            estimator=estimator,
+            control=control,
+            layers=self.chosen_layers,
+            samples=35 if self.bayesian else 1,
+            seed=0,
+            dtype="float32",
+            device="cpu",
+            scoring="likelihood",
+            routers="synthetic" if self.bayesian else None,
+            status=status,
+            error="the synthetic run was told to fail" if status == "failed" else None,
+            n_tokens=None,
+            started_at=f"2026-01-01T12:{index:02d}:00+00:00",
+            ended_at=f"2026-01-01T13:{index:02d}:00+00:00" if status == "finished" else None,
+            datasets=[
+                {**dataset, "source": "synthetic", "n": self.examples, "content_sha256": "0" * 64}
+                for dataset in DATASETS
+            ],
+            card={"spec": {"model": self.model, "synthetic": True}, "versions": {"vmoer": "0"}, "commit": "0" * 40},
+        )
+
+    def _facts(self, name: str, role: str, ids: list[str], lengths: np.ndarray) -> None:
+        n_tokens, n_layers = int(lengths.sum()), self.layers
+        example = np.repeat(np.array(ids, dtype=object), lengths)
+        position = np.concatenate([np.arange(length) for length in lengths]).astype(np.uint32)
+        token_id = self.shared.integers(0, 32_000, n_tokens).astype(np.uint32)
+        choices = [["first", "second", "third", "fourth"]] * len(ids)
+        write_shard(
+            self.home,
+            "examples",
+            self.id,
+            name,
+            {
+                "dataset": name,
+                "example_id": ids,
+                "role": role,
+                "text_sha256": "0" * 64,
+                "prompt": [f"Question: synthetic question {i}?\nAnswer:" for i in ids] if self.text else None,
+                "choices": choices if self.text else None,
+                "answer_index": np.zeros(len(ids), np.uint8),
+                "n_tokens": lengths.astype(np.uint32),
+            },
+        )
+        write_shard(
+            self.home,
+            "tokens",
+            self.id,
+            name,
+            {
+                "dataset": name,
+                "example_id": example,
+                "position": position,
+                "token_id": token_id,
+                "token": [f"▁w{i}" for i in token_id] if self.text else None,
+                "phase": "prefill",
+            },
+        )
+        base = self.shared.normal(size=(n_tokens, n_layers, self.experts)) + self._popularity()
+        depth = np.linspace(0, 1, n_layers)
+        noise = 0.6 * (0.3 + depth) if self.bayesian else np.zeros(n_layers)
+        noise = np.where(np.isin(np.arange(n_layers), self.chosen_layers), noise, 0.15 * noise)
+        logits = base + self.own.normal(size=base.shape) * noise[None, :, None]
+        order = np.argsort(-logits, axis=-1)
+        index = order[..., : self.top_k]
+        base_index = np.argsort(-base, axis=-1)[..., : self.top_k]
+        top = np.take_along_axis(logits, index, -1)
+        gates = np.exp(top - top.max(-1, keepdims=True))
+        gates /= gates.sum(-1, keepdims=True)
+        probs = np.exp(logits - logits.max(-1, keepdims=True))
+        probs /= probs.sum(-1, keepdims=True)
+        ranked = np.take_along_axis(probs, order, -1)
+        margin = ranked[..., self.top_k - 1] - ranked[..., min(self.top_k, self.experts - 1)]
+        overlap = (index[..., :, None] == base_index[..., None, :]).sum((-1, -2))
+        shift = {"in-distribution": 0.0, "near-ood": 0.15, "far-ood": 0.35}[role]
+        variance = self.own.gamma(4, 0.25 * (1 + shift), (n_tokens, n_layers)) * (0.5 + depth)
+        hidden = ~np.isin(np.arange(n_layers), self.chosen_layers)
+        masked = np.ma.MaskedArray(variance, np.broadcast_to(hidden, variance.shape))
+        write_shard(
+            self.home,
+            "routing",
+            self.id,
+            name,
+            {
+                "dataset": name,
+                "example_id": np.repeat(example, n_layers),
+                "position": np.repeat(position, n_layers),
+                "layer": np.tile(np.arange(n_layers, dtype=np.uint16), n_tokens),
+                "expert_index": index.reshape(-1, self.top_k).astype(np.uint16),
+                "gate_weight": gates.reshape(-1, self.top_k).astype(np.float32),
+                "base_expert_index": base_index.reshape(-1, self.top_k).astype(np.uint16),
+                "overlap": overlap.reshape(-1).astype(np.uint16),
+                "top_k_margin": margin.reshape(-1).astype(np.float32),
+                "routing_entropy": (-(probs * np.log(probs + 1e-12)).sum(-1)).reshape(-1).astype(np.float32),
+                "logit_variance": masked.reshape(-1).astype(np.float32),
+                "logit_variance_mc": (masked * 1.02).reshape(-1).astype(np.float32),
+                "temperature": None,
+            },
+        )
+
+    def _popularity(self) -> np.ndarray:
+        """Some experts are liked more than others, differently in each layer: ``[layers, experts]``."""
+        return np.random.default_rng([7, self.layers, self.experts]).normal(0, 0.5, (self.layers, self.experts))
+
+    def _predictions(self, name: str, role: str, ids: list[str]) -> dict[str, Any]:
+        signal = {"in-distribution": 1.1, "near-ood": 0.5, "far-ood": 0.1}[role]
+        base = self.shared.normal(size=(len(ids), 4))
+        answer = self.shared.integers(0, 4, len(ids))
+        base[np.arange(len(ids)), answer] += signal
+        scores = self.sharpness * (base + 0.1 * self.own.normal(size=base.shape))
+        probs = np.exp(scores - scores.max(1, keepdims=True))
+        probs /= probs.sum(1, keepdims=True)
+        rows: dict[str, Any] = {
+            "dataset": name,
+            "example_id": ids,
+            "role": role,
+            "probs": probs,
+            "answer_index": answer.astype(np.uint8),
+            "predicted": probs.argmax(1).astype(np.uint8),
+            "correct": probs.argmax(1) == answer,
+            "confidence": probs.max(1),
+            "nll": -np.log(probs[np.arange(len(ids)), answer]),
+            "predictive_entropy": -(probs * np.log(probs)).sum(1),
+            "mutual_information": None,
+            "variation_ratio": None,
+            "option_scores": scores,
+            "option_tokens": np.full((len(ids), 4), 2, np.uint16),
+        }
+        if self.variant == "fcvr-predictive":
+            rows["mutual_information"] = 0.1 * rows["predictive_entropy"] * self.own.random(len(ids))
+            rows["variation_ratio"] = 0.5 * (1 - rows["confidence"])
+        write_shard(self.home, "predictions", self.id, name, rows)
+        return rows
+
+    def _scores(
+        self,
+        name: str,
+        role: str,
+        ids: list[str],
+        predictions: dict[str, Any],
+        collected: dict[tuple[str, str, str], dict[str, np.ndarray]],
+    ) -> None:
+        shift = {"in-distribution": 0.0, "near-ood": 0.6, "far-ood": 1.4}[role]
+        values = {
+            ("answer_entropy", "answer", "none"): predictions["predictive_entropy"],
+            ("one_minus_max_prob", "answer", "none"): 1 - predictions["confidence"],
+        }
+        for rule in ("final_prompt_token", "prompt_mean"):
+            values["gate_entropy", rule, "mean_layers"] = 2 + 0.1 * (0.3 * shift + self.own.normal(size=len(ids)))
+            if self.bayesian:
+                values["logit_variance", rule, "mean_layers"] = np.exp(0.5 * shift + self.own.normal(size=len(ids)))
+        if predictions["mutual_information"] is not None:
+            values["mutual_information", "answer", "none"] = predictions["mutual_information"]
+        for (score, rule, aggregation), value in values.items():
+            write_shard(
+                self.home,
+                "ood_scores",
+                self.id,
+                f"{name}/{score}/{rule}",
+                {
+                    "dataset": name,
+                    "example_id": ids,
+                    "role": role,
+                    "score": score,
+                    "position_rule": rule,
+                    "aggregation": aggregation,
+                    "value": value,
+                },
+            )
+            collected.setdefault((score, rule, aggregation), {})[name] = value
+
+    def _metrics(
+        self,
+        predictions: dict[str, dict[str, Any]],
+        scores: dict[tuple[str, str, str], dict[str, np.ndarray]],
+    ) -> None:
+        rows: list[dict[str, Any]] = []
+        for name, answered in predictions.items():
+            n = len(answered["example_id"])
+            bins = self._reliability(name, answered)
+            gap = [b["n"] / n * abs(b["accuracy"] - b["mean_confidence"]) for b in bins if b["n"]]
+            onehot = np.eye(4)[answered["answer_index"]]
+            values = {
+                "accuracy": float(answered["correct"].mean()),
+                "ece": float(sum(gap)),
+                "ece_adaptive": float(sum(gap)) * 0.95,
+                "mce": None if n < 10 else float(max(gap)),
+                "nll": float(answered["nll"].mean()),
+                "brier": float(((answered["probs"] - onehot) ** 2).sum(1).mean()),
+                "temperature": 1.3,
+            }
+            values |= {f"{m}_ts": 0.8 * values[m] for m in ("ece", "ece_adaptive", "nll", "brier")}  # type: ignore[operator]
+            for metric, value in values.items():
+                direction = "higher" if metric == "accuracy" else "none" if metric == "temperature" else "lower"
+                rows.append(_metric(name, metric, value, n, direction))
+        reference = DATASETS[0]["dataset"]
+        for (score, rule, aggregation), by_set in scores.items():
+            for name in by_set:
+                if name == reference:
+                    continue
+                auroc = _auroc(by_set[reference], by_set[name])
+                n = len(by_set[reference]) + len(by_set[name])
+                note = "inverted: below 0.5" if auroc < 0.5 else None
+                key = {"score": score, "position_rule": rule, "aggregation": aggregation}
+                rows.append(_metric(name, "auroc", auroc, n, "higher", note, **key))
+                rows.append(_metric(name, "auprc", min(1.0, auroc + 0.02), n, "higher", None, **key))
+                rows.append(_metric(name, "fpr95", 1 - auroc * 0.6, n, "lower", None, **key))
+        write_shard(self.home, "metrics", self.id, "all", _columns(rows))
+        if self.bayesian:
+            self._comparisons(rows)
+
+    def _comparisons(self, metrics: list[dict[str, Any]]) -> None:
+        rows = []
+        for row in metrics:
+            if row["metric"] in ("accuracy", "ece", "nll", "brier", "auroc") and row["position_rule"] in (
+                "answer",
+                "none",
+            ):
+                difference = float(self.own.normal(0, 0.03))
+                rows.append(
+                    {
+                        "baseline_run_id": run_id("deterministic", self.model),
+                        "dataset": row["dataset"],
+                        "metric": row["metric"],
+                        "score": row["score"],
+                        "difference": difference,
+                        "ci_low": difference - 0.03,
+                        "ci_high": difference + 0.03,
+                        "n": row["n"],
+                        "direction": row["direction"],
+                    }
+                )
+        write_shard(self.home, "comparisons", self.id, "all", _columns(rows))
+
+    def _reliability(self, name: str, answered: dict[str, Any]) -> list[dict[str, Any]]:
+        first: list[dict[str, Any]] = []
+        for calibration in ("raw", "temperature-scaled"):
+            for scheme in ("equal-width", "adaptive"):
+                confidence = answered["confidence"] ** (1.0 if calibration == "raw" else 1.2)
+                edges = np.linspace(0, 1, BINS + 1)
+                if scheme == "adaptive":
+                    edges = np.quantile(confidence, edges)
+                rows = []
+                for number in range(BINS):
+                    low, high = float(edges[number]), float(edges[number + 1])
+                    inside = (confidence > low) & (confidence <= high)
+                    if number == 0:
+                        inside |= confidence == low
+                    n = int(inside.sum())
+                    accuracy = float(answered["correct"][inside].mean()) if n else None
+                    half = 1.0 / np.sqrt(n + 4) if n else 0.0
+                    rows.append(
+                        {
+                            "dataset": name,
+                            "calibration": calibration,
+                            "scheme": scheme,
+                            "bin": number,
+                            "lower": low,
+                            "upper": high,
+                            "n": n,
+                            "mean_confidence": float(confidence[inside].mean()) if n else None,
+                            "accuracy": accuracy,
+                            "ci_low": None if accuracy is None else max(0.0, accuracy - half),
+                            "ci_high": None if accuracy is None else min(1.0, accuracy + half),
+                        }
+                    )
+                write_shard(self.home, "reliability_bins", self.id, f"{name}/{calibration}/{scheme}", _columns(rows))
+                first = first or rows
+        return first
+
+    def _layers(self) -> None:
+        depth = np.linspace(0, 1, self.layers)
+        chance = self.top_k / (2 * self.experts - self.top_k)
+        threshold = chance + 0.75 * (1 - chance)
+        rows = []
+        for mode in ("router", "propagated"):
+            for gamma in (0.001, 0.01, 0.1, 0.5, 1.0):
+                drop = (1 - np.exp(-3 * gamma * (0.3 + depth))) * (1.0 if mode == "router" else 1.2)
+                jaccard = np.clip(1 - (1 - chance) * drop, 0, 1) - 0.01 * self.shared.random(self.layers)
+                for layer, value in enumerate(jaccard):
+                    rows.append(
+                        {
+                            "mode": mode,
+                            "gamma": gamma,
+                            "layer": layer,
+                            "jaccard": float(value),
+                            "ci_low": float(value) - 0.01,
+                            "ci_high": min(1.0, float(value) + 0.01),
+                            "chance": chance,
+                            "threshold": threshold,
+                            "susceptible": bool(value < threshold),
+                            "n": 1000,
+                            "quantiles": np.clip(value + 0.1 * np.linspace(-1, 1, 7), 0, 1).tolist(),
+                        }
+                    )
+        write_shard(self.home, "layer_susceptibility", self.id, "all", _columns(rows))
+        rows = []
+        for scope, layer, change in [
+            *(("layer", layer, -0.12 * float(np.exp(-8 * (d - 0.4) ** 2))) for layer, d in enumerate(depth)),
+            ("chosen", -1, -0.2),
+            ("all", -1, -0.3),
+        ]:
+            for intervention, factor in (("random-routing", 1.0), ("zero-block", 1.6)):
+                rows.append(
+                    {
+                        "intervention": intervention,
+                        "scope": scope,
+                        "layer": layer,
+                        "accuracy": 0.6 + factor * change,
+                        "accuracy_change": factor * change,
+                        "accuracy_ci_low": factor * change - 0.03,
+                        "accuracy_ci_high": factor * change + 0.03,
+                        "nll_change": -3 * factor * change,
+                        "nll_ci_low": -3 * factor * change - 0.05,
+                        "nll_ci_high": -3 * factor * change + 0.05,
+                        "draws": 3,
+                        "n": self.examples,
+                    }
+                )
+        write_shard(self.home, "layer_leverage", self.id, "all", _columns(rows))
+
+    def _costs(self) -> None:
+        slower = 1.15 if self.bayesian else 1.0
+        costs = [
+            ("wall_seconds", 20.0 * slower, 20.0, "s"),
+            ("tokens_per_second", 900.0 / slower, 900.0, "tokens/s"),
+            ("extra_mac_share", slower - 1, None, "fraction"),
+        ]
+        rows = [{"quantity": q, "value": v, "baseline": b, "unit": u} for q, v, b, u in costs]
+        write_shard(self.home, "efficiency", self.id, "all", _columns(rows))
+        if self.bayesian and self.variant != "fcvr-untrained":
+            steps = np.arange(0, 200, 10)
+            rows = []
+            for quantity, start, end in (("loss", 1.5, 1.1), ("task_loss", 1.4, 1.05), ("validation_nll", 1.45, 1.2)):
+                decay = end + (start - end) * np.exp(-steps / 60)
+                rows += [
+                    {"step": int(s), "layer": -1, "quantity": quantity, "value": float(v)}
+                    for s, v in zip(steps, decay, strict=True)
+                ]
+            for layer in self.chosen_layers:
+                rows += [
+                    {"step": int(s), "layer": layer, "quantity": "kl", "value": float(0.1 + s / 1000)} for s in steps
+                ]
+            write_shard(self.home, "training_log", self.id, "all", _columns(rows))
+
+
+def _metric(
+    dataset: str,
+    metric: str,
+    value: float | None,
+    n: int,
+    direction: str,
+    note: str | None = None,
+    score: str = "",
+    position_rule: str = "none",
+    aggregation: str = "none",
+) -> dict[str, Any]:
+    half = None if value is None else 1 / np.sqrt(n) * 0.5
+    return {
+        "dataset": dataset,
+        "metric": metric,
+        "score": score,
+        "position_rule": position_rule,
+        "aggregation": aggregation,
+        "value": value,
+        "ci_low": None if value is None or half is None else max(0.0, value - half),
+        "ci_high": None if value is None or half is None else value + half,
+        "n": n,
+        "direction": direction,
+        "n_bootstrap": 1000,
+        "note": note,
+    }
+
+
+def _auroc(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Probability that an out-of-distribution value is the larger one, ties counted half."""
+    return float((outside[:, None] > inside).mean() + 0.5 * (outside[:, None] == inside).mean())
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
