@@ -63,16 +63,14 @@ class TokenNoise:
     """Random numbers for the tokens of one router call; ``keys`` is ``[tokens]`` int64."""
 
     keys: Tensor
-    first_sample: int = 0
 
     def chunk(self, start: int, stop: int) -> TokenNoise:
         """The same noise for tokens ``start`` to ``stop``."""
-        return TokenNoise(self.keys[start:stop], self.first_sample)
+        return TokenNoise(self.keys[start:stop])
 
     def uniform(self, samples: int, width: int) -> Tensor:
         """Uniform draws in the open interval (0, 1), ``[samples, tokens, width]`` float32."""
-        first = self.first_sample * width
-        index = torch.arange(first, first + samples * width, device=self.keys.device, dtype=torch.int64)
+        index = torch.arange(samples * width, device=self.keys.device, dtype=torch.int64)
         counter = index.view(samples, 1, width) * _GOLDEN
         bits = _shift(mix(self.keys.view(1, -1, 1) + counter), 41)  # 23 bits: 2b + 1 is exact in float32
         return (2 * bits + 1).to(torch.float32) * 2.0**-24

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -76,14 +76,12 @@ class Tap:
     def refresh(self) -> None:
         """Install the hooks when something needs them, remove them when nothing does."""
         if self.in_use and not self._hooks:
-            self.model.__dict__[_ATTRIBUTE] = self
             self._install()
         elif not self.in_use and self._hooks:
             for hook in self._hooks:
                 hook.remove()
             self._hooks.clear()
             self.running_keys.clear()
-            self.model.__dict__.pop(_ATTRIBUTE, None)
 
     def _install(self) -> None:
         backbone = self.architecture.backbone(self.model)
@@ -222,8 +220,9 @@ class Tap:
     def noise(self, site: RouterSite, frame: Frame, mode: Mode) -> TokenNoise:
         """Noise of one router call: keyed by seed, stream, layer, token and (per row) sample number."""
         keys = frame.keys
-        if mode.sample_ids is not None:
-            keys = mix(keys + mix(mode.sample_ids.to(keys.device).long() + 1)[:, None])
+        if mode.samples is None:
+            ids = keys.new_zeros(1) if mode.sample_ids is None else mode.sample_ids.to(keys.device).long()
+            keys = mix(keys + mix(ids + 1)[:, None])
         return TokenNoise(mix(keys.reshape(-1) ^ mix_int(mode.seed, mode.stream, site.layer)))
 
     @contextmanager
@@ -264,17 +263,19 @@ class Tap:
             self.refresh()
 
 
-_ATTRIBUTE = "_vmoer_tap"
+#: live taps by ``id`` of their model; a tap holds its model, so an id cannot be reused while its entry lives
+_taps: WeakValueDictionary[int, Tap] = WeakValueDictionary()
 
 
 def tap_of(model: nn.Module) -> Tap:
-    """The tap of ``model``, a fresh one when nothing uses it; a model without known routers is refused."""
+    """The one tap of ``model``, shared by everybody who holds it; a model without known routers is refused."""
     base = unwrap(model)
-    tap = base.__dict__.get(_ATTRIBUTE)
-    if isinstance(tap, Tap):
-        return tap
+    known = _taps.get(id(base))
+    if known is not None:
+        return known
     architecture = architecture_of(base)
     sites = architecture.sites(base)
     if not sites:
         raise UnsupportedModelError(f"{type(base).__name__} has no MoE layer: every block is dense.")
-    return Tap(base, architecture, sites)
+    tap = _taps[id(base)] = Tap(base, architecture, sites)
+    return tap
