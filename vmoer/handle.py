@@ -35,6 +35,7 @@ class Handle:
     def __init__(
         self, tap: Tap, method: str, heads: dict[int, BayesianRouter], samples: int, estimator: str, seed: int
     ) -> None:
+        check_sampling(samples, estimator)
         self.tap = tap
         self.method = method
         self.routers = nn.ModuleDict({str(layer): head for layer, head in heads.items()})
@@ -148,12 +149,7 @@ def bayesianize(
     message is one sentence.
     """
     cls = routers.get(method)
-    if estimator not in ESTIMATORS:
-        raise UnknownNameError(unknown_name("estimator", estimator, list(ESTIMATORS)))
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise VmoerError(
-            f"samples must be a whole number of 1 or more, not {samples!r}; for none use method='deterministic'."
-        )
+    check_sampling(samples, estimator)
     tap = tap_of(model)
     if tap.heads:
         raise UnsupportedModelError(
@@ -171,9 +167,19 @@ def bayesianize(
         try:
             head = cls(shape, generator=generator, logit_scale=spread.get(site.layer, 1.0), **options)
         except (TypeError, ValueError) as error:
-            raise VmoerError(f"Method {method!r}: {error}") from error
+            raise VmoerError(f"Method {method!r} with options {options}: {error}") from error
         heads[site.layer] = head.to(next(site.router.parameters()).device)
     return Handle(tap, method, heads, samples, estimator, seed)
+
+
+def check_sampling(samples: object, estimator: str) -> None:
+    """Refuse an unknown estimator and anything but a whole number of samples."""
+    if estimator not in ESTIMATORS:
+        raise UnknownNameError(unknown_name("estimator", estimator, list(ESTIMATORS)))
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise VmoerError(
+            f"samples must be a whole number of 1 or more, not {samples!r}; for none use method='deterministic'."
+        )
 
 
 def choose_layers(
@@ -224,22 +230,27 @@ def random_tokens(model: nn.Module, rows: int = 4, length: int = 64) -> dict[str
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block, whatever mode the model was in."""
-    training = model.training
+    """Evaluation mode inside the block; afterwards every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
 
 
 def fingerprint(sites: Iterable[RouterSite]) -> dict[str, str]:
-    """SHA-256 of each native router's weights, by absolute layer: which model a checkpoint belongs to."""
+    """SHA-256 of each native router's weights, by absolute layer: which model a checkpoint belongs to.
+
+    Weights are hashed as bfloat16, so that routers trained beside a float32 model also fit the same model in bfloat16.
+    """
     digests = {}
     for site in sites:
         digest = hashlib.sha256()
         for name, tensor in sorted(site.router.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+            rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
+            digest.update(rounded.view(torch.int16).numpy().tobytes())
         digests[str(site.layer)] = digest.hexdigest()
     return digests
