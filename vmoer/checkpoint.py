@@ -96,18 +96,24 @@ def load_routers(
         site = sites.get(layer)
         if site is None:
             raise CheckpointError(f"Routers in {source} need an MoE layer {layer}; this model has none there.")
-        shape = RouterShape(**config["shapes"][str(layer)])
+        try:
+            shape = RouterShape(**config["shapes"][str(layer)])
+        except TypeError as error:
+            raise CheckpointError(f"{source / CONFIG}: the shape of layer {layer} is malformed ({error}).") from error
         if shape != RouterShape(site.hidden_size, site.n_experts, site.top_k):
             raise CheckpointError(
                 f"Layer {layer} of the checkpoint is for {shape.n_experts} experts, top-{shape.top_k}, hidden "
                 f"{shape.hidden_size}; this model has {site.n_experts}, top-{site.top_k}, {site.hidden_size}."
             )
-        if native[str(layer)] != config["native_routers_sha256"].get(str(layer)):
+        if native[str(layer)] != config["native_routers_sha256"][str(layer)]:
             raise CheckpointError(
                 f"The native router of layer {layer} is not the one these routers were trained beside: "
                 f"{source} belongs to another model or revision."
             )
-        heads[layer] = cls(shape, generator=torch.Generator().manual_seed(0), **config["options"])
+        try:
+            heads[layer] = cls(shape, generator=torch.Generator().manual_seed(0), **config["options"])
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{source / CONFIG}: these are not {config['method']} options ({error}).") from error
     _load_weights(nn.ModuleDict({str(layer): head for layer, head in heads.items()}), source)
     for layer, head in heads.items():
         head.to(next(sites[layer].router.parameters()).device)
@@ -135,6 +141,12 @@ def _read_config(source: Path) -> dict[str, Any]:
     missing = _KEYS - config.keys()
     if missing:
         raise CheckpointError(f"{source / CONFIG} lacks {', '.join(sorted(missing))}.")
+    layers = config["layers"]
+    if not isinstance(layers, list) or not layers or any(type(layer) is not int for layer in layers):
+        raise CheckpointError(f"{source / CONFIG}: layers must be a list of whole numbers, not {layers!r}.")
+    for key in ("shapes", "native_routers_sha256"):
+        if not isinstance(config[key], dict) or config[key].keys() != set(map(str, layers)):
+            raise CheckpointError(f"{source / CONFIG}: {key} does not speak of exactly the layers {layers}.")
     return config
 
 

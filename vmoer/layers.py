@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
 
 from vmoer.errors import LayerSelectionError
 
@@ -31,10 +33,13 @@ def parse(selection: LayerSelection) -> tuple[str, int | None, list[int]]:
         if count < 1:
             raise LayerSelectionError(f"Layer selection {selection!r} chooses no layer; the count must be 1 or more.")
         return match[2], count, []
-    layers = list(selection)
-    wrong = [layer for layer in layers if isinstance(layer, bool) or not isinstance(layer, int)]
-    if wrong:
-        raise LayerSelectionError(f"Layers must be whole numbers, not {wrong[0]!r}.")
+    if not isinstance(selection, Iterable):
+        raise LayerSelectionError(f"Layers must be given as text or as a list such as [3, 4], not {selection!r}.")
+    layers = []
+    for layer in selection:
+        if isinstance(layer, bool) or not isinstance(layer, SupportsIndex):
+            raise LayerSelectionError(f"Layers must be whole numbers, not {layer!r}.")
+        layers.append(operator.index(layer))  # NumPy integers too
     if not layers:
         raise LayerSelectionError("The layer list is empty; name at least one MoE layer or use 'all'.")
     repeated = sorted({layer for layer in layers if layers.count(layer) > 1})
