@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +62,8 @@ class Architecture(ABC):
         return logits, weight, index
 
     @abstractmethod
-    def tiny_config(self, **overrides: int) -> object:
-        """Config of a random-weight model of this family that runs in milliseconds (unit tests only)."""
+    def tiny_config(self, class_name: str, **overrides: Any) -> Any:
+        """Config of a random-weight ``class_name`` model that runs in milliseconds (unit tests only)."""
 
 
 architectures: Registry[Architecture] = Registry(

@@ -56,8 +56,8 @@ class GraniteMoe(Architecture):
     def gates(self, site: RouterSite, logits: Tensor, index: Tensor) -> Tensor:
         return softmax_over_selected(logits, index)
 
-    def tiny_config(self, **overrides: Any) -> Any:
-        from transformers import GraniteMoeConfig
+    def tiny_config(self, class_name: str, **overrides: Any) -> Any:
+        from transformers import GraniteMoeConfig, GraniteMoeSharedConfig
 
         values: dict[str, Any] = {
             "vocab_size": 97,
@@ -79,6 +79,8 @@ class GraniteMoe(Architecture):
             "eos_token_id": 2,
             "pad_token_id": 0,
         }
+        if class_name == "GraniteMoeSharedForCausalLM":
+            return GraniteMoeSharedConfig(**{**values, "shared_intermediate_size": 24, **overrides})
         return GraniteMoeConfig(**{**values, **overrides})
 
 
