@@ -60,7 +60,7 @@ class Settings:
 
 def _convert(name: str, text: str, kind: type) -> object:
     if issubclass(kind, Path):
-        return Path(text)
+        return Path(text).expanduser()
     try:
         value = kind(text)
     except ValueError:

@@ -17,7 +17,7 @@ def overlap_by_layer(
     frame: pd.DataFrame, layers: Sequence[int], *, chosen: Sequence[int] = (), layer: int | None = None
 ) -> alt.LayerChart:
     """Mean Jaccard per layer of the two runs' expert sets on the same tokens (1 = the same experts)."""
-    data = require(frame, "layer", "jaccard", "changed", "n")
+    data = require(frame, "layer", "mean_jaccard", "share_changed", "n")
     data["kind"] = data["layer"].isin(list(chosen)).map({True: "Bayesian router", False: "native router"})
     kinds = ["native router", "Bayesian router"]
     bars = (
@@ -25,13 +25,13 @@ def overlap_by_layer(
         .mark_bar(cornerRadius=2)
         .encode(
             x=layer_axis(layers),
-            y=alt.Y("jaccard:Q", scale=alt.Scale(domain=[0, 1]), axis=left_axis("Jaccard (1 = same)", form=".1f")),
+            y=alt.Y("mean_jaccard:Q", scale=alt.Scale(domain=[0, 1]), axis=left_axis("Jaccard (1 = same)", form=".1f")),
             color=alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds), legend=alt.Legend(orient="top")),
             tooltip=[
                 tip("layer:O", "layer"),
                 tip("kind:N", "router of the second run"),
-                tip("jaccard:Q", "mean Jaccard", ".3f"),
-                tip("changed:Q", "tokens with another expert set", ".1%"),
+                tip("mean_jaccard:Q", "mean Jaccard", ".3f"),
+                tip("share_changed:Q", "tokens with another expert set", ".1%"),
                 tip("n:Q", "tokens", ",d"),
             ],
         )

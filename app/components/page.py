@@ -1,0 +1,80 @@
+"""The frame of a page: title, data, link and banners, or the state that explains why there is nothing to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import runs as run_names
+from app.components import states
+from app.components.jobs import jobs_strip
+from app.components.link import Link
+from app.data import Data, open_data
+from app.settings import Settings, SettingsError
+from store.errors import StoreError
+
+
+@dataclass
+class Page:
+    """One open page: its data, its link and the catalog of runs."""
+
+    settings: Settings
+    data: Data
+    link: Link
+    runs: pd.DataFrame
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Readable name per run id."""
+        return run_names.labels(self.runs)
+
+    @cached_property
+    def synthetic(self) -> set[str]:
+        """Names of the models whose weights are random or a toy's."""
+        return set(self.runs.loc[self.runs["synthetic"].astype(bool), "model"])
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """The catalog row of a run."""
+        return run_names.row(self.runs, run_id)
+
+    def label(self, run_id: str) -> str:
+        """The readable name of a run."""
+        return self.labels.get(run_id, run_id)
+
+    def banners(self, run_ids: Sequence[str]) -> None:
+        """Say what a reader must know about the runs shown: not finished, failed, synthetic model."""
+        shown = [self.run(run_id) for run_id in run_ids]
+        for run in shown:
+            states.run_state(run)
+        states.synthetic_banner(sorted({run["model"] for run in shown} & self.synthetic))
+
+
+def open_page(path: str, title: str, lead: str, *, live: bool = False) -> Page:
+    """The open page with its heading drawn; where there are no results it says so and ends the script run.
+
+    ``live`` adds the strip of background jobs, which is worth seeing before the first result as well.
+    """
+    st.title(title, anchor=False)
+    st.markdown(lead)
+    try:
+        settings = Settings.from_environment()
+    except SettingsError as error:
+        states.broken(str(error))
+    if live:
+        jobs_strip(settings.poll_seconds)
+    data = open_data(settings.home)
+    if data is None:
+        states.no_data(str(settings.home))
+    try:
+        runs = data("runs")
+    except StoreError as error:
+        states.broken(str(error))
+    link = Link(path)
+    if runs.empty:
+        states.no_data(str(settings.home))
+    return Page(settings, data, link, runs)

@@ -1,0 +1,12 @@
+"""Text from outside (file names, links, error messages) made safe to stand in Markdown."""
+
+from __future__ import annotations
+
+import re
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+\-!|~$:.&=^])")
+
+
+def plain(text: object) -> str:
+    """``text`` as it is, whatever Markdown would make of it: no links, images, formulas or icons."""
+    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))

@@ -1,0 +1,137 @@
+"""What a download holds: the table behind a chart (CSV, Parquet, JSON, LaTeX) and the chart (PNG, SVG, Vega-Lite).
+
+Every file carries the reproducibility card of its runs, so that a figure found a year later can be traced.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import vl_convert
+
+from app import palette
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+}  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON knows it: lists for arrays, ``None`` for missing."""
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value.tolist()]
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """``frame`` as UTF-8 CSV; text that a spreadsheet would run as a formula is prefixed with an apostrophe."""
+
+    def safe(value: Any) -> Any:
+        value = _plain(value)
+        if isinstance(value, list):
+            value = json.dumps(value)
+        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+
+    columns = {
+        name: (column if pd.api.types.is_numeric_dtype(column) else column.map(safe)) for name, column in frame.items()
+    }
+    return pd.DataFrame(columns, columns=frame.columns).to_csv(index=False).encode("utf-8")
+
+
+def parquet_bytes(frame: pd.DataFrame, card: Mapping[str, Any]) -> bytes:
+    """``frame`` as zstd Parquet with the card as JSON under the schema key ``vmoer``."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), b"vmoer": json.dumps(_plain(card)).encode("utf-8")}
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def json_bytes(frame: pd.DataFrame, card: Mapping[str, Any]) -> bytes:
+    """``{"card": …, "rows": […]}`` with ``null`` for missing values."""
+    rows = [{name: _plain(value) for name, value in row.items()} for row in frame.to_dict(orient="records")]
+    return json.dumps({"card": _plain(card), "rows": rows}, ensure_ascii=False, indent=1).encode("utf-8")
+
+
+def latex_bytes(frame: pd.DataFrame, card: Mapping[str, Any], caption: str) -> bytes:
+    """A booktabs table with the card as comments above it; needs ``\\usepackage{booktabs}``."""
+
+    def cell(value: Any) -> str:
+        value = _plain(value)
+        if value is None:
+            return "--"
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        if isinstance(value, list):
+            return cell(", ".join(cell(item) for item in value))
+        return "".join(_LATEX.get(character, character) for character in str(value))
+
+    numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
+    comments = [f"% {line}" for line in json.dumps(_plain(card), ensure_ascii=False, indent=1).splitlines()]
+    lines = [
+        *comments,
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{cell(caption)}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numeric)}}}",
+        r"\toprule",
+        " & ".join(cell(name) for name in frame.columns) + r" \\",
+        r"\midrule",
+        *(" & ".join(cell(value) for value in row) + r" \\" for row in frame.itertuples(index=False, name=None)),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def chart_spec(chart: alt.TopLevelMixin, title: str, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete Vega-Lite specification of ``chart``: data inside, title, light colours, card in ``usermeta``."""
+    # Inline data are wanted here, whatever their number; pages have limited them already.
+    with alt.data_transformers.enable("default", max_rows=None):
+        spec = chart.to_dict()
+    heading = spec.get("title")
+    if heading is None:
+        spec["title"] = {"text": title, "anchor": "start"}
+    spec["config"] = {**spec.get("config", {}), **palette.export_config("light")}
+    spec["usermeta"] = _plain(card)
+    # On screen the browser decides the width; a file needs a fixed one.
+    if spec.get("width", "container") == "container" and not any(
+        key in spec for key in ("concat", "hconcat", "vconcat")
+    ):
+        spec["width"] = 860
+    return spec
+
+
+def svg_bytes(spec: dict[str, Any]) -> bytes:
+    """The chart as SVG, drawn locally."""
+    return str(vl_convert.vegalite_to_svg(spec)).encode("utf-8")
+
+
+def png_bytes(spec: dict[str, Any], scale: float = 2.0) -> bytes:
+    """The chart as PNG, drawn locally at ``scale`` times its size."""
+    return bytes(vl_convert.vegalite_to_png(spec, scale=scale))
+
+
+def vega_bytes(spec: dict[str, Any]) -> bytes:
+    """The Vega-Lite specification as JSON."""
+    return json.dumps(spec, ensure_ascii=False, indent=1).encode("utf-8")

@@ -1,0 +1,26 @@
+"""The dashboard's navigation, and nothing else; started by ``vmoer serve`` or ``streamlit run app/main.py``."""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+APP = Path(__file__).resolve().parent
+# Streamlit puts app/ first on the path; the packages (app, store, vmoer, pipelines) lie one folder up.
+if str(APP.parent) not in sys.path:
+    sys.path.insert(0, str(APP.parent))
+
+# A local picture: Streamlit would fetch an icon of another kind from a font host.
+st.set_page_config(page_title="VMoER", page_icon=str(APP / "static" / "favicon.png"), layout="wide")
+
+PAGES = {
+    "Results": [
+        st.Page("views/overview.py", title="Overview", default=True),
+        st.Page("views/layers.py", title="Layer susceptibility", url_path="layers"),
+        st.Page("views/calibration.py", title="Calibration", url_path="calibration"),
+        st.Page("views/ood.py", title="OoD detection", url_path="ood"),
+        st.Page("views/compare.py", title="Compare", url_path="compare"),
+    ],
+}
+
+st.navigation(PAGES, position="top").run()

@@ -1,0 +1,87 @@
+"""What pages need to know about runs: how to call them, which belong together, which one to show first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+CONTROLS = {"untrained": "untrained heads", "non-routing-noise": "non-routing noise"}
+_LADDER = ("deterministic", "temperature", "mfvr", "fcvr")
+
+
+def describe(run: pd.Series | dict[str, Any]) -> str:
+    """The run in words without its model: method, estimator, control."""
+    parts = [str(run["method"])]
+    if run["estimator"] != "none":
+        parts.append(str(run["estimator"]))
+    if run["control"] != "none":
+        parts.append(CONTROLS.get(run["control"], str(run["control"])))
+    return " · ".join(parts)
+
+
+def labels(runs: pd.DataFrame) -> dict[str, str]:
+    """A readable name per run id; runs that would be called the same also show the end of their id."""
+    names = {row["run_id"]: f"{row['model']} · {describe(row)}" for row in runs.to_dict(orient="records")}
+    counts = pd.Series(list(names.values())).value_counts()
+    return {
+        run_id: f"{name} · {run_id.rsplit('.', 1)[-1]}" if counts[name] > 1 else name for run_id, name in names.items()
+    }
+
+
+def ladder_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """``runs`` from the plain model upwards: deterministic, Bayesian, then controls, each by method and estimator."""
+    keys = pd.DataFrame(
+        {
+            "control": (runs["control"] != "none").astype(int),
+            "method": runs["method"].map(lambda method: _LADDER.index(method) if method in _LADDER else len(_LADDER)),
+            "name": runs["method"],
+            "estimator": runs["estimator"],
+            "run_id": runs["run_id"],
+        }
+    )
+    return runs.loc[keys.sort_values(["control", "method", "name", "estimator", "run_id"]).index]
+
+
+def default_run(runs: pd.DataFrame) -> str | None:
+    """The newest finished Bayesian run that is no control, else the newest run; ``None`` where there is none."""
+    if runs.empty:
+        return None
+    newest = runs.sort_values(["started_at", "run_id"], ascending=False)
+    wanted = newest[
+        (newest["status"] == "finished") & (newest["method"] != "deterministic") & (newest["control"] == "none")
+    ]
+    finished = newest[newest["status"] == "finished"]
+    first = next(frame for frame in (wanted, finished, newest) if not frame.empty)
+    return str(first.iloc[0]["run_id"])
+
+
+def siblings(runs: pd.DataFrame, run_id: str) -> pd.DataFrame:
+    """All runs of the same experiment, ``run_id`` included, in ladder order."""
+    experiment = runs.loc[runs["run_id"] == run_id, "experiment"].iloc[0]
+    return ladder_order(runs[runs["experiment"] == experiment])
+
+
+def deterministic_of(runs: pd.DataFrame, run_id: str) -> str | None:
+    """The plain deterministic run of the same experiment, or ``None``."""
+    family = siblings(runs, run_id)
+    found = family[(family["method"] == "deterministic") & (family["control"] == "none")]
+    return None if found.empty else str(found.iloc[0]["run_id"])
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list column's cell as a list; empty for NULL."""
+    if value is None or (isinstance(value, float) and value != value):
+        return []
+    return list(value.tolist() if hasattr(value, "tolist") else value)
+
+
+def row(runs: pd.DataFrame, run_id: str) -> dict[str, Any]:
+    """The catalog row of ``run_id``, which must be one of ``runs``."""
+    return runs[runs["run_id"] == run_id].iloc[0].to_dict()
+
+
+def rows(runs: pd.DataFrame, run_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The catalog rows of ``run_ids``, in that order."""
+    return [row(runs, run_id) for run_id in run_ids]

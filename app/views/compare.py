@@ -1,0 +1,263 @@
+"""Compare: two runs on the same examples, from the whole data set down to one token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import pairs
+from app import runs as run_names
+from app.charts import compare as charts
+from app.components import states
+from app.components.card import cards
+from app.components.figure import figure
+from app.components.format import is_percent
+from app.components.link import go
+from app.components.page import Page, open_page
+from app.components.prompt import draw_prompt
+from vmoer.metrics import definition
+
+PATH = "views/compare.py"
+TITLES = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL (nats)", "brier": "Brier score"}
+
+
+@st.cache_data(max_entries=64, show_spinner="Computing paired intervals")
+def paired_differences(key: tuple[Any, ...], _paired: pd.DataFrame, n_resamples: int) -> pd.DataFrame:
+    """Paired differences that no stage has stored; ``key`` names generation, runs and data set for the cache."""
+    del key
+    return pairs.computed_differences(_paired, n_resamples)
+
+
+def paired(page: Page, first: str, second: str) -> pd.DataFrame:
+    """The questions that both runs answered, with what became of each answer."""
+    rows = page.data("paired_predictions", first, second)
+    right = zip(rows["correct_a"].astype(bool), rows["correct_b"].astype(bool), strict=True)
+    return rows.assign(outcome=[pairs.outcome(a, b) for a, b in right])
+
+
+def card(page: Page, first: str, second: str, figure_name: str, query: str) -> dict[str, Any]:
+    """The card of a figure over both runs."""
+    return cards([page.run(first), page.run(second)], figure=figure_name, query=query, generation=page.data.key[1])
+
+
+def draw_differences(page: Page, first: str, second: str, rows: pd.DataFrame) -> None:
+    """Paired differences of accuracy, ECE, NLL and Brier score, one small chart each."""
+    stored = page.data("comparisons", second)
+    stored = stored[(stored["baseline_run_id"] == first) & stored["metric"].isin(pairs.DIFFERENCES)]
+    origin = "stored with the run"
+    if stored.empty:
+        stored = paired_differences(
+            (page.data.key, first, second, rows["dataset"].iloc[0], len(rows)), rows, page.settings.bootstrap
+        )
+        origin = f"computed here from {page.settings.bootstrap:,} resamples"
+    stored = stored[stored["dataset"].isin(rows["dataset"])].reset_index(drop=True)
+    verdicts = zip(stored["ci_low"], stored["ci_high"], stored["direction"], strict=True)
+    stored["verdict"] = [pairs.verdict(*one) for one in verdicts]
+    tiles, said = [], []
+    for metric in pairs.DIFFERENCES:
+        part = stored[stored["metric"] == metric]
+        if part.empty:
+            continue
+        better = definition(metric).direction
+        tiles.append(
+            charts.differences(
+                part, title=f"Δ {TITLES[metric]} ({better} = better)", percent=is_percent(metric)
+            ).properties(width=290)
+        )
+        clear = part[part["verdict"] != "no clear difference"]
+        said += [f"{TITLES[metric]} on {row['dataset']}: {row['verdict']}" for row in clear.to_dict(orient="records")]
+    summary = "; ".join(said) if said else "no interval excludes zero"
+    figure(
+        "Paired differences, second run − first run",
+        tiles,
+        stored,
+        key="differences",
+        note=f"Same questions resampled together, 95 % intervals, {origin}. ▲ better, ▼ worse, ● no clear difference. "
+        f"In words: {summary}.",
+        alt_text=f"Paired differences with intervals: {summary}",
+        card=card(page, first, second, "Paired differences", "comparisons, paired_predictions"),
+        explains=pairs.DIFFERENCES,
+    )
+
+
+def draw_answers(page: Page, first: str, second: str, rows: pd.DataFrame) -> None:
+    """Answer flips and the paired scatter of confidence."""
+    flips = pairs.flip_counts(rows)
+    gained = int((rows["outcome"] == charts.OUTCOMES[1]).sum())
+    lost = int((rows["outcome"] == charts.OUTCOMES[2]).sum())
+    left, right = st.columns(2, gap="large")
+    with left:
+        figure(
+            f"Answers that changed: {gained} became right, {lost} became wrong",
+            charts.flips(flips),
+            flips,
+            key="flips",
+            note=f"{len(rows):,} shared questions; share per data set.",
+            alt_text=f"{gained} answers became right and {lost} became wrong",
+            card=card(page, first, second, "Answer flips", "paired_predictions"),
+            explains=("accuracy",),
+        )
+    limit = page.settings.max_points
+    drawn = rows if len(rows) <= limit else rows.sample(limit, random_state=0)
+    sampled = "" if len(rows) <= limit else f" {limit:,} of {len(rows):,} questions drawn, seed 0."
+    columns = ["dataset", "example_id", "confidence_a", "confidence_b", "outcome"]
+
+    def chosen(point: dict[str, Any]) -> None:
+        go("dataset", str(point["dataset"]))
+        go("example", str(point["example_id"]))
+
+    with right:
+        figure(
+            "Confidence, question by question",
+            charts.confidence_scatter(drawn, first="first run", second="second run"),
+            drawn[columns],
+            key="scatter",
+            note=f"n = {len(rows):,}; below the dashed line the second run is less sure than the first.{sampled} Click a "
+            "point to see its tokens below.",
+            alt_text="Scatter of the confidence of the two runs on each shared question",
+            card=card(page, first, second, "Paired confidence", "paired_predictions"),
+            explains=("confidence",),
+            selection="question",
+            on_select=chosen,
+        )
+
+
+def draw_overlap(page: Page, first: str, second: str, dataset: str | None) -> None:
+    """How much the two runs' expert sets overlap per layer."""
+    rows = page.data("layer_overlap", first, second, dataset=dataset)
+    if rows.empty:
+        states.empty(
+            "No shared tokens were traced",
+            "vmoer run SPEC.yaml   # with `trace` among its stages, both methods in one spec",
+            why="The overlap of expert sets needs the routing of both runs on the same tokens.",
+        )
+        return
+    layers = [int(layer) for layer in sorted(rows["layer"].unique())]
+    chosen = [int(one) for one in run_names.as_list(page.run(second)["layers"])]
+    lowest = rows.loc[rows["mean_jaccard"].idxmin()]
+    figure(
+        "Do the two runs choose the same experts?",
+        charts.overlap_by_layer(rows, layers, chosen=chosen, layer=page.link.values["layer"]),  # type: ignore[arg-type]
+        rows,
+        key="overlap",
+        note=f"Mean Jaccard of the expert sets on the same {int(rows['n'].max()):,} tokens; 1 = the same experts. Least in "
+        f"layer {int(lowest['layer'])} ({lowest['mean_jaccard']:.3f}). Above the first Bayesian layer, inputs differ as well.",
+        alt_text="Mean Jaccard of the expert sets of both runs per layer",
+        card=card(page, first, second, "Overlap per layer", "layer_overlap"),
+        explains=("jaccard", "overlap"),
+        selection="layer",
+        on_select=lambda point: go("layer", int(point["layer"])),
+    )
+
+
+def draw_example(page: Page, first: str, second: str, rows: pd.DataFrame, examples: list[str]) -> None:
+    """One question: both answers, then its tokens."""
+    link = page.link
+    dataset, example = str(link.values["dataset"]), str(link.values["example"])
+    st.markdown("### One question, token by token", anchors=False)
+    place = examples.index(example)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        with st.container(width=340):
+            link.select("example", f"Question of {dataset}", examples)
+        step = {"type": "secondary", "on_click": go}
+        st.button("‹ Previous", args=("example", examples[place - 1]), disabled=place == 0, shortcut="Alt+Left", **step)
+        after = examples[min(place + 1, len(examples) - 1)]
+        st.button("Next ›", args=("example", after), disabled=place == len(examples) - 1, shortcut="Alt+Right", **step)
+        st.caption(f"{place + 1:,} of {len(examples):,} · changed answers first", width="content")
+    row = rows[(rows["dataset"] == dataset) & (rows["example_id"] == example)].iloc[0]
+    table = page.data("examples", second, dataset)
+    stored = table[table["example_id"] == example]
+    choices = run_names.as_list(stored.iloc[0]["choices"]) if not stored.empty else []
+    shown = []
+    for side, run_id in (("a", first), ("b", second)):
+        probs = run_names.as_list(row[f"probs_{side}"])
+        line: dict[str, Any] = {"run": page.label(run_id), "answer": "right" if row[f"correct_{side}"] else "wrong"}
+        for number, prob in enumerate(probs):
+            name = str(choices[number]) if number < len(choices) else f"option {number}"
+            sign = " ✓" if number == int(row["answer_index"]) else ""
+            line[f"{name}{sign}"] = float(prob)
+        shown.append(line)
+    frame = pd.DataFrame(shown)
+    st.dataframe(
+        frame,
+        hide_index=True,
+        key="answers",
+        alt="Probability of each option in both runs",
+        column_config={
+            name: st.column_config.ProgressColumn(name, format="percent", min_value=0, max_value=1)
+            for name in frame.columns[2:]
+        },
+    )
+    draw_prompt(
+        page, first, second, dataset, example, card(page, first, second, f"Question {example}", "paired_token_routing")
+    )
+
+
+def render() -> None:
+    """Draw the page."""
+    page = open_page(
+        PATH,
+        "Compare",
+        "Two runs on the same questions: does the Bayesian router change the experts, the answers, the confidence?",
+    )
+    link = page.link
+    run_ids = page.runs["run_id"].tolist()
+    second = link.pick("run", run_ids, run_names.default_run(page.runs))
+    assert second is not None
+    others = [run_id for run_id in run_ids if run_id != second]
+    default = run_names.deterministic_of(page.runs, second)
+    if default in (None, second):
+        default = next((one for one in run_names.siblings(page.runs, second)["run_id"] if one != second), None)
+    first = link.pick("baseline", run_ids, default or (others[0] if others else None))
+    if first is None:
+        states.empty(
+            "There is only one run", "vmoer run SPEC.yaml   # with several methods", why="A comparison needs two."
+        )
+        return
+    rows = paired(page, first, second)
+    sets = list(dict.fromkeys(rows["dataset"]))
+    inside = rows.loc[rows["role"] == "in-distribution", "dataset"].tolist()
+    dataset = link.pick("dataset", sets, inside[0] if inside else (sets[0] if sets else None))
+    # Changed answers first: they are what one comes to look at.
+    here = rows[rows["dataset"] == dataset].assign(same=lambda part: part["outcome"].isin(["both right", "both wrong"]))
+    examples = here.sort_values(["same", "example_id"], kind="stable")["example_id"].tolist()
+    link.pick("example", examples, examples[0] if examples else None)
+    traced = run_names.as_list(page.data("models").set_index("model").loc[page.run(second)["model"], "moe_layers"])
+    layers = [int(layer) for layer in traced]
+    carried = [int(layer) for layer in run_names.as_list(page.run(second)["layers"])]
+    link.pick("layer", layers, carried[0] if carried else layers[0])
+    link.pick("token", list(range(page.settings.max_tokens)), None)
+    link.commit()
+    with st.container(horizontal=True, gap="small"):
+        with st.container(width=420):
+            link.select("baseline", "First run", run_ids, show=page.label)
+        with st.container(width=420):
+            link.select("run", "Second run", run_ids, show=page.label)
+        if sets:
+            with st.container(width=240):
+                link.select("dataset", "Data set below", sets)
+    page.banners(list(dict.fromkeys([first, second])))
+    if first == second:
+        st.info("Both sides name the same run; choose another first or second run.")
+        return
+    if rows.empty:
+        st.error(
+            "These two runs share no question, so nothing can be compared: they were evaluated on different data. "
+            "Runs of one spec always share their questions.",
+            title="Not comparable",
+        )
+        return
+    counts = [len(page.data("predictions", run_id)) for run_id in (first, second)]
+    st.caption(pairs.shared_note(counts[0], counts[1], len(rows)))
+    if page.run(first)["model"] != page.run(second)["model"]:
+        st.warning("The runs are of different models; their experts cannot be matched, so only answers are compared.")
+    draw_differences(page, first, second, rows)
+    draw_answers(page, first, second, rows)
+    if page.run(first)["model"] == page.run(second)["model"]:
+        draw_overlap(page, first, second, dataset)
+        draw_example(page, first, second, rows, examples)
+
+
+render()

@@ -1,0 +1,184 @@
+"""OoD detection: does a score notice questions from elsewhere? Distributions, ROC curves, AUROC; never flipped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import runs as run_names
+from app.charts import ood as charts
+from app.components import states
+from app.components.card import cards
+from app.components.figure import figure, heading
+from app.components.format import interval
+from app.components.page import Page, open_page
+from app.palette import ROLE_LABELS
+from vmoer.metrics import DEFINITIONS
+
+PATH = "views/ood.py"
+POSITIONS = {"answer": "answer", "final_prompt_token": "last prompt token", "prompt_mean": "mean over the prompt"}
+AGGREGATIONS = {"none": "none", "mean_layers": "mean over layers"}
+INVERTED = "INVERTED"
+
+
+def score_label(score: str, position: str, aggregation: str) -> str:
+    """A score with where it was read."""
+    where = [] if position == "answer" else [POSITIONS.get(position, position)]
+    where += [] if aggregation in ("none", "mean_layers") else [aggregation]
+    return score if not where else f"{score} ({', '.join(where)})"
+
+
+def verdict(value: float, low: float | None, high: float | None) -> str:
+    """What an AUROC says: inverted, better than chance, or not told apart from chance."""
+    if value < 0.5:
+        return INVERTED if high is not None and high < 0.5 else f"{INVERTED} (interval holds 0.5)"
+    return "above chance" if low is not None and low > 0.5 else "not told apart from chance"
+
+
+def auroc_rows(page: Page, run_id: str) -> pd.DataFrame:
+    """AUROC, AUPRC and FPR@95TPR of the run, one row per score × position × aggregation × OoD set."""
+    metrics = page.data("metrics", run_ids=(run_id,))
+    rows = metrics[metrics["metric"] == "auroc"].copy()
+    catalog = page.data("datasets", experiment=page.run(run_id)["experiment"]).set_index("dataset")["role"]
+    rows["role"] = rows["dataset"].map(catalog)
+    rows = rows[rows["role"].isin(charts.OOD_ROLES) & rows["value"].notna()].reset_index(drop=True)
+    keys = zip(rows["score"], rows["position_rule"], rows["aggregation"], strict=True)
+    rows["label"] = [score_label(*key) for key in keys]
+    bounds = zip(rows["value"], rows["ci_low"], rows["ci_high"], strict=True)
+    rows["verdict"] = [verdict(*bound) for bound in bounds]
+    return rows
+
+
+def draw_score(page: Page, run_id: str, scores: pd.DataFrame, score: str, label: str) -> None:
+    """Distribution and ROC of the chosen score."""
+    card = cards([page.run(run_id)], figure=label, query="ood_scores", generation=page.data.key[1])
+    counts = scores.groupby(["dataset", "role"], sort=False).size()
+    said = ", ".join(f"{dataset} ({ROLE_LABELS[role]}): {count:,}" for (dataset, role), count in counts.items())
+    explains = tuple(name for name in (score,) if name in DEFINITIONS)
+    left, right = st.columns(2, gap="large")
+    with left:
+        bins = charts.histogram(scores)
+        figure(
+            f"Distribution of {label}",
+            charts.distributions(bins, score=label),
+            bins,
+            key="distribution",
+            note=f"Share of each set's questions per bin, same bins for all; declared beforehand: higher = more OoD. {said}.",
+            alt_text=f"Distribution of {label} per data set",
+            card=card,
+            explains=explains,
+        )
+    with right:
+        curve = charts.roc_points(scores)
+        if curve.empty:
+            states.empty(
+                "No ROC curve", why="It needs an in-distribution set and at least one OoD set in the same run."
+            )
+            return
+        inside = int((scores["role"] == "in-distribution").sum())
+        figure(
+            f"ROC of {label}",
+            charts.roc(curve),
+            curve,
+            key="roc",
+            note=f"OoD sets against {inside:,} in-distribution questions; above the diagonal = better than chance, below it "
+            "the score is inverted.",
+            alt_text=f"ROC curves of {label}",
+            card=card,
+            explains=("auroc", "fpr95"),
+        )
+
+
+def draw_matrix(page: Page, run_id: str, rows: pd.DataFrame) -> None:
+    """AUROC of every score on every OoD set: forest plot, and the table with badges."""
+    order = rows.groupby("label", sort=False)["value"].mean().sort_values(ascending=False).index.tolist()
+    card = cards([page.run(run_id)], figure="AUROC of all scores", query="metrics", generation=page.data.key[1])
+    inverted = sorted({row["label"] for row in rows.to_dict(orient="records") if row["value"] < 0.5})
+    said = f"Below 0.5, never flipped: {', '.join(inverted)}." if inverted else "No score is below 0.5."
+    figure(
+        "AUROC of every score",
+        charts.auroc_forest(rows, order=order),
+        rows,
+        key="auroc",
+        note=f"Per OoD set against the in-distribution set; n = {int(rows['n'].min()):,} to {int(rows['n'].max()):,} questions; "
+        f"lines are 95 % intervals; higher = better. {said}",
+        alt_text=f"AUROC with interval per score and OoD set. {said}",
+        card=card,
+        explains=("auroc", "auprc", "fpr95"),
+    )
+    metrics = page.data("metrics", run_ids=(run_id,))
+    table: list[dict[str, Any]] = []
+    for label, group in rows.groupby("label", sort=False):
+        line: dict[str, Any] = {"score": label}
+        for row in group.to_dict(orient="records"):
+            text = interval(row["value"], row["ci_low"], row["ci_high"])
+            line[f"{row['dataset']} ({ROLE_LABELS[row['role']]})"] = text + (
+                f" ▼ {INVERTED}" if row["value"] < 0.5 else ""
+            )
+        table.append(line)
+    wanted = metrics[metrics["metric"].isin(["auroc", "auprc", "fpr95"])].reset_index(drop=True)
+    heading(
+        "AUROC table",
+        f"Score × OoD set, 95 % intervals in brackets; ▼ {INVERTED} marks values below 0.5: the score calls familiar "
+        "questions foreign. The file also holds AUPRC and FPR@95TPR.",
+        key="matrix",
+        card=card,
+        table=wanted,
+        explains=("auroc",),
+    )
+    frame = pd.DataFrame(table).set_index("score").reindex(order).reset_index()
+    st.dataframe(frame, hide_index=True, key="matrix.frame", alt="AUROC per score and OoD set")
+
+
+def render() -> None:
+    """Draw the page."""
+    page = open_page(
+        PATH,
+        "OoD detection",
+        "Can a score tell questions from elsewhere apart from familiar ones, before one knows whether the answer is right?",
+    )
+    link = page.link
+    run_ids = page.runs["run_id"].tolist()
+    run_id = link.pick("run", run_ids, run_names.default_run(page.runs))
+    assert run_id is not None
+    names = page.data("ood_score_names", run_id)
+    scores = list(dict.fromkeys(names["score"]))
+    preferred = next((name for name in ("logit_variance", "answer_entropy") if name in scores), None)
+    score = link.pick("score", scores, preferred or (scores[0] if scores else None))
+    of_score = names[names["score"] == score]
+    positions = list(dict.fromkeys(of_score["position_rule"]))
+    position = link.pick("position", positions, positions[0] if positions else None)
+    at_position = of_score[of_score["position_rule"] == position]
+    aggregations = list(dict.fromkeys(at_position["aggregation"]))
+    aggregation = link.pick("aggregation", aggregations, aggregations[0] if aggregations else None)
+    link.commit()
+    with st.container(horizontal=True, gap="small"):
+        with st.container(width=420):
+            link.select("run", "Run", run_ids, show=page.label)
+        if scores:
+            with st.container(width=220):
+                link.select("score", "Score", scores)
+            with st.container(width=220):
+                link.select("position", "Read at", positions, show=lambda name: POSITIONS.get(name, name))
+            with st.container(width=180):
+                link.select("aggregation", "Over layers", aggregations, show=lambda name: AGGREGATIONS.get(name, name))
+    page.banners([run_id])
+    if score is None or position is None or aggregation is None:
+        states.empty(
+            "No OoD scores for this run",
+            "vmoer run SPEC.yaml   # with `ood` among its stages and near or far data sets",
+        )
+        return
+    values = page.data("ood_scores", run_id, score, position, aggregation)
+    values = values[values["role"] != "validation"].reset_index(drop=True)
+    draw_score(page, run_id, values, score, score_label(score, position, aggregation))
+    rows = auroc_rows(page, run_id)
+    if rows.empty:
+        states.empty("No AUROC is stored for this run", why="It needs an in-distribution and an OoD data set.")
+        return
+    draw_matrix(page, run_id, rows)
+
+
+render()

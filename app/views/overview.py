@@ -1,0 +1,204 @@
+"""Overview: every run with its main numbers, the ladder of baselines and controls, running jobs, and where to go next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import runs as run_names
+from app.charts.calibration import interval_dots
+from app.components.card import cards
+from app.components.figure import figure, heading
+from app.components.format import interval, is_percent
+from app.components.link import go
+from app.components.page import Page, open_page
+from app.components.text import plain
+from app.palette import ROLE_LABELS
+
+PATH = "views/overview.py"
+METRICS = ("accuracy", "ece", "nll")
+TITLES = {
+    "accuracy": "accuracy (higher is better)",
+    "ece": "ECE (lower is better)",
+    "nll": "NLL, nats (lower is better)",
+}
+DOORS = (
+    ("views/layers.py", "Layer susceptibility", "Which layers route unstably, and where routing matters at all."),
+    ("views/calibration.py", "Calibration", "Whether the confidence of an answer can be believed."),
+    ("views/ood.py", "OoD detection", "Which score notices questions from elsewhere, and which one is inverted."),
+    ("views/compare.py", "Compare", "Deterministic against variational on the same examples, down to one token."),
+)
+
+
+def in_distribution(page: Page, run: dict[str, Any]) -> list[str]:
+    """The run's in-distribution data sets, else all of them."""
+    catalog = page.data("datasets", experiment=run["experiment"])
+    inside = catalog.loc[catalog["role"] == "in-distribution", "dataset"].tolist()
+    return [name for name in run_names.as_list(run["datasets"]) if name in inside] or run_names.as_list(run["datasets"])
+
+
+def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Per run × in-distribution set: the numbers (for files) and the same as text with intervals (for the screen)."""
+    metrics = page.data("metrics", run_ids=tuple(page.runs["run_id"]))
+    metrics = metrics[metrics["metric"].isin(METRICS)].set_index(["run_id", "dataset", "metric"])
+    numbers: list[dict[str, Any]] = []
+    texts: list[dict[str, Any]] = []
+    ordered = page.runs.sort_values(["started_at", "experiment", "run_id"], ascending=[False, True, True])
+    for run in ordered.to_dict(orient="records"):
+        for dataset in in_distribution(page, run) or [""]:
+            key = {
+                "model": run["model"],
+                "method": run["method"],
+                "estimator": run["estimator"],
+                "control": run["control"],
+                "data set": dataset,
+            }
+            number: dict[str, Any] = {"run_id": run["run_id"], **key, "status": run["status"]}
+            text: dict[str, Any] = {**key}
+            for metric in METRICS:
+                found = (
+                    metrics.loc[[(run["run_id"], dataset, metric)]]
+                    if (run["run_id"], dataset, metric) in metrics.index
+                    else None
+                )
+                value, low, high, n = (
+                    (None,) * 4 if found is None else found.iloc[0][["value", "ci_low", "ci_high", "n"]]
+                )
+                number |= {metric: value, f"{metric}_ci_low": low, f"{metric}_ci_high": high}
+                text[metric] = interval(value, low, high, percent=is_percent(metric))
+                if n is not None:
+                    number["n"] = text["n"] = int(n)
+            number["samples"] = text["samples"] = run["samples"]
+            text |= {"status": run["status"], "all data sets": run_names.as_list(run["datasets"]), "run": run["run_id"]}
+            numbers.append(number)
+            texts.append(text)
+    return pd.DataFrame(numbers), pd.DataFrame(texts)
+
+
+def draw_runs(page: Page) -> None:
+    """The table of runs; a click on a row chooses the run for every page."""
+    numbers, texts = runs_table(page)
+    every = [row for _, row in page.runs.iterrows()]
+    heading(
+        "Runs",
+        "One row per run and in-distribution data set, newest first; 95 % intervals in brackets. "
+        "Click the box at the left of a row to choose the run.",
+        key="runs",
+        card=cards(every, figure="Runs", query="runs, metrics", generation=page.data.key[1]),
+        table=numbers,
+        explains=METRICS,
+    )
+
+    def chosen() -> None:
+        rows = st.session_state["runs.frame"]["selection"]["rows"]
+        if rows:
+            go("run", texts.iloc[rows[0]]["run"])
+
+    st.dataframe(
+        texts,
+        hide_index=True,
+        key="runs.frame",
+        on_select=chosen,
+        selection_mode="single-row",
+        height=min(38 + 35 * len(texts), 420),
+        alt="All runs with accuracy, ECE and NLL",
+        column_config={
+            "model": st.column_config.TextColumn(pinned=True),
+            "all data sets": st.column_config.ListColumn(),
+            "nll": st.column_config.TextColumn("NLL (nats)"),
+            "ece": st.column_config.TextColumn("ECE"),
+        },
+    )
+
+
+def draw_doors(page: Page, run_id: str) -> None:
+    """Where the chosen run can be looked at, with the link that does it."""
+    baseline = run_names.deterministic_of(page.runs, run_id)
+    st.markdown(f"#### Look at {plain(page.label(run_id))}", anchors=False)
+    with st.container(horizontal=True, gap="small"):
+        for path, name, lead in DOORS:
+            query: dict[str, Any] = {"run": run_id}
+            if path.endswith("compare.py") and baseline not in (None, run_id):
+                query["baseline"] = baseline
+            if path.endswith("calibration.py"):
+                query = {"runs": list(dict.fromkeys([baseline or run_id, run_id]))}
+            with st.container(border=True, width=270, height="stretch"):
+                st.page_link(path, label=f"**{name}**", query_params=query)
+                st.caption(lead)
+
+
+def draw_ladder(page: Page, run_id: str, dataset: str) -> None:
+    """All runs of the experiment as rungs, raw and temperature-scaled, one chart per metric."""
+    family = run_names.siblings(page.runs, run_id)
+    names = {row["run_id"]: run_names.describe(row) for row in family.to_dict(orient="records")}
+    order = list(names.values())
+    values = page.data("metrics", run_ids=tuple(family["run_id"]), dataset=dataset)
+    run = page.run(run_id)
+    tiles, tables = [], []
+    for metric in METRICS:
+        twins = {metric: "raw"} if metric == "accuracy" else {metric: "raw", f"{metric}_ts": "temperature-scaled"}
+        rows = values[values["metric"].isin(twins) & values["value"].notna()].copy()
+        if rows.empty:
+            continue
+        rows["rung"] = rows["run_id"].map(names)
+        rows["calibration"] = rows["metric"].map(twins)
+        rows = rows[["rung", "calibration", "metric", "value", "ci_low", "ci_high", "n", "run_id"]]
+        rows = rows.sort_values("calibration", kind="stable").reset_index(drop=True)
+        tables.append(rows)
+        tiles.append(
+            interval_dots(
+                rows, row="rung", title=TITLES[metric], order=order, percent=is_percent(metric), group="calibration"
+            ).properties(width=300)
+        )
+    if not tiles:
+        st.info(f"No accuracy, ECE or NLL is stored for {plain(dataset)} in this experiment yet.")
+        return
+    table = pd.concat(tables, ignore_index=True)
+    figure(
+        "Ladder of baselines and controls",
+        tiles,
+        table,
+        key="ladder",
+        note=f"{run['model']} on {dataset}, n = {int(table['n'].max()):,}; bars are 95 % intervals. A Bayesian run earns "
+        "its keep only where it beats the deterministic run, its temperature-scaled numbers, and both controls.",
+        alt_text="Accuracy, ECE and NLL with intervals for every run of the experiment, raw and temperature-scaled",
+        card=cards(
+            run_names.rows(page.runs, family["run_id"].tolist()),
+            figure="Ladder",
+            query="metrics",
+            generation=page.data.key[1],
+        ),
+        explains=(*METRICS, "temperature_scaling", "untrained", "non-routing-noise"),
+    )
+
+
+def render() -> None:
+    """Draw the page."""
+    page = open_page(
+        PATH,
+        "Overview",
+        "How sure is a Mixture-of-Experts model of its routing, where does that matter, and does a Bayesian router help?",
+        live=True,
+    )
+    run_id = page.link.pick("run", page.runs["run_id"].tolist(), run_names.default_run(page.runs))
+    assert run_id is not None
+    run = page.run(run_id)
+    catalog = page.data("datasets", experiment=run["experiment"])
+    roles = catalog.set_index("dataset")["role"].to_dict()
+    datasets = sorted(catalog["dataset"], key=lambda name: (list(ROLE_LABELS).index(roles[name]), name))
+    dataset = page.link.pick("dataset", datasets, datasets[0] if datasets else None)
+    page.link.commit()
+    page.banners([run_id])
+    draw_runs(page)
+    draw_doors(page, run_id)
+    if dataset is not None:
+        with st.container(width=420):
+            page.link.select(
+                "dataset", "Data set of the ladder", datasets, show=lambda name: f"{name} ({ROLE_LABELS[roles[name]]})"
+            )
+        draw_ladder(page, run_id, dataset)
+
+
+render()
