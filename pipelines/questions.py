@@ -106,9 +106,7 @@ def _rows(source: DataSource, folders: Sequence[str]) -> tuple[str, str, Iterabl
     """``(name, what to show, rows with their place)`` of a source."""
     if source.name is not None:
         path = _built_in(source.name, str(source.split))
-XX            f"{source.name}:{source.split}",
-            _parquet(path),
-        )
+        return str(source.split), f"{source.name}:{source.split}", _parquet(path)
     if source.hub is not None:
         from pipelines.hub import hub_rows
 

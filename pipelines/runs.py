@@ -27,7 +27,7 @@ class RunPlan:
     control: str
     samples: int
     seed: int
-    baseline: str | None
+    compare_with: tuple[str, ...]
 
     @property
     def deterministic(self) -> bool:
@@ -39,7 +39,7 @@ class RunPlan:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunPlan:
-        return cls(**values)
+        return cls(**{**values, "compare_with": tuple(values["compare_with"])})
 
 
 def model_slug(source: str) -> str:
@@ -49,19 +49,19 @@ def model_slug(source: str) -> str:
 
 
 def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
-    """Runs in the order they are computed: the deterministic one first, as the others are compared with it.
+    """Runs in the order they are computed: a run comes after those it is compared with.
 
-    The non-routing-noise control averages answers over passes with noise on the final hidden state. It has no router,
-    so there is one per method, always with the predictive estimator's meaning.
+    The deterministic baseline is always first. A Bayesian run is compared with it and with its own controls. The
+    non-routing-noise control averages answers over noise on the final hidden state, so its estimator is ``predictive``;
+    there is one per method, as strong as that method's own samples.
     """
     model = model_name or model_slug(spec.model)
 
-    def plan(method: str, estimator: str, control: str, samples: int, baseline: str | None) -> RunPlan:
+    def plan(method: str, estimator: str, control: str, samples: int, *compare_with: RunPlan) -> RunPlan:
         identity = f"{spec.experiment}/{model}/{method}/{estimator}/{control}"
         digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-        run_id = f"{model}.{method}.{estimator}{_SUFFIX[control]}.{digest}"
         return RunPlan(
-            run_id=run_id,
+            run_id=f"{model}.{method}.{estimator}{_SUFFIX[control]}.{digest}",
             experiment=spec.experiment,
             name=spec.name,
             model=model,
@@ -70,18 +70,20 @@ def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
             control=control,
             samples=samples,
             seed=spec.seed,
-            baseline=baseline,
+            compare_with=tuple(run.run_id for run in compare_with),
         )
 
-    first = plan("deterministic", "none", "none", 1, None)
+    first = plan("deterministic", "none", "none", 1)
     runs = [first]
-    bayesian = [method for method in spec.methods if method != "deterministic"]
-    for method in bayesian:
+    for method in (method for method in spec.methods if method != "deterministic"):
+        noise = []
+        if "non-routing-noise" in spec.controls:
+            noise = [plan(method, "predictive", "non-routing-noise", spec.answer_samples, first)]
+        runs += noise
         for estimator in spec.estimators:
             samples = spec.samples if estimator == "in-router" else spec.answer_samples
-            runs.append(plan(method, estimator, "none", samples, first.run_id))
+            untrained = []
             if "untrained" in spec.controls:
-                runs.append(plan(method, estimator, "untrained", samples, first.run_id))
-        if "non-routing-noise" in spec.controls:
-            runs.append(plan(method, "predictive", "non-routing-noise", spec.answer_samples, first.run_id))
+                untrained = [plan(method, estimator, "untrained", samples, first)]
+            runs += [*untrained, plan(method, estimator, "none", samples, first, *untrained, *noise)]
     return runs

@@ -189,7 +189,7 @@ class Spec(_Part):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     store_text: bool = False
     batch_tokens: Annotated[int, Field(ge=64, le=4_194_304)] = 2048
-    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @model_validator(mode="after")

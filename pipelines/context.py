@@ -1,0 +1,102 @@
+"""What every stage needs: the spec, its questions, the data folder, the resident model and what is already stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.questions import Question, QuestionSet, load_all
+from pipelines.runs import RunPlan
+from pipelines.settings import Settings
+from pipelines.spec import Spec
+from store import schema
+from store.shards import list_shards
+from store.typed import arrow_schema
+
+
+class Context:
+    """One experiment in one process; everything it holds is derived, so a restart rebuilds it."""
+
+    def __init__(self, spec: Spec, folders: Sequence[str], settings: Settings) -> None:
+        self.spec = spec
+        self.folders = tuple(folders)
+        self.settings = settings
+        self._cache: dict[str, Any] = {}
+
+    @property
+    def home(self) -> Path:
+        return self.settings.home
+
+    @cached_property
+    def sets(self) -> list[QuestionSet]:
+        """Every question set, the validation set first."""
+        return load_all(self.spec, self.folders, self.settings)
+
+    def questions(self, dataset: str) -> QuestionSet:
+        return next(item for item in self.sets if item.name == dataset)
+
+    @property
+    def in_distribution(self) -> QuestionSet:
+        return next(item for item in self.sets if item.role == "in-distribution")
+
+    @property
+    def calibration(self) -> QuestionSet:
+        """The set for everything that is fitted or chosen: validation when there is one, else in-distribution."""
+        return self.sets[0] if self.sets[0].role == "validation" else self.in_distribution
+
+    @cached_property
+    def resident(self) -> Any:
+        """The model with its tokenizer (:class:`pipelines.models.Resident`), loaded on first use."""
+        from pipelines.models import resident
+
+        return resident(self.spec, self.folders, self.settings)
+
+    def table(self, run_id: str, name: str) -> pa.Table:
+        """All rows a run has stored in one fact or result table, sorted by the table's key."""
+        spec = schema.table(name)
+        parts = [pq.read_table(path, partitioning=None) for path in list_shards(self.home, name, run_id)]
+        if not parts:
+            return arrow_schema(spec).empty_table()
+        plain = [part.cast(arrow_schema(spec)) for part in parts]
+        return pa.concat_tables(plain).sort_by([(column, "ascending") for column in spec.key])
+
+    def remember(self, key: str, make: Any) -> Any:
+        """``make()`` the first time a key is asked for in this process."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+
+def tokens_about(question: Question) -> int:
+    """A rough token count of a question with its options (four characters a token), equal on every machine."""
+    return 8 + (len(question.question) + sum(map(len, question.choices))) // 4
+
+
+def chunks(questions: Sequence[Question], budget: int) -> Iterator[tuple[int, int, int]]:
+    """``(first, last + 1, tokens)`` of consecutive questions of about ``budget`` tokens; never empty."""
+    first = tokens = 0
+    for number, question in enumerate(questions):
+        cost = tokens_about(question)
+        if number > first and tokens + cost > budget:
+            yield first, number, tokens
+            first, tokens = number, 0
+        tokens += cost
+    if questions:
+        yield first, len(questions), tokens
+
+
+def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns; ``{}`` for none."""
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def run_label(run: RunPlan) -> str:
+    """What a progress line calls a run."""
+    control = "" if run.control == "none" else f" ({run.control})"
+    estimator = "" if run.estimator == "none" else f" {run.estimator}"
+    return f"{run.model} {run.method}{estimator}{control}"

@@ -1,0 +1,41 @@
+"""One log file per job: a JSON object a line, written by structlog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+
+class JobLog:
+    """Appends to ``<logs>/<job id>.jsonl``; each entry has ``timestamp`` (UTC), ``level``, ``event`` and its fields."""
+
+    def __init__(self, folder: Path, job_id: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / f"{job_id}.jsonl").open("a", encoding="utf-8")
+        self._log = structlog.wrap_logger(
+            structlog.WriteLogger(self._file),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.JSONRenderer(),
+            ],
+            wrapper_class=structlog.BoundLogger,
+        ).bind(job_id=job_id)
+
+    def info(self, event: str, **fields: Any) -> None:
+        self._log.info(event, **fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._log.warning(event, **fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._log.error(event, **fields)
+
+    def __enter__(self) -> JobLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()

@@ -1,0 +1,296 @@
+"""Client of the job queue, for the app and the command line: submit, watch, cancel, resume. Never imports torch.
+
+A job is one experiment being computed. Its state lives in the job database (see ``Settings.database_url``) and outlives
+every process; workers (:mod:`pipelines.worker`) pick jobs up from their device's queue.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import JobError
+from pipelines.locks import live_executors
+from pipelines.settings import Settings, load_settings
+from pipelines.spec import Spec
+
+if TYPE_CHECKING:
+    from dbos import DBOSClient
+
+#: fixed on purpose: the default of DBOS changes with the code, and a changed version stops recovery
+APPLICATION = "vmoer"
+APPLICATION_VERSION = "1"
+WORKFLOW = "experiment"
+PROGRESS_EVENT = "progress"
+ANY_DEVICE = "auto"
+
+_STATUS = {
+    "ENQUEUED": "queued",
+    "DELAYED": "queued",
+    "PENDING": "running",
+    "SUCCESS": "finished",
+    "ERROR": "failed",
+    "CANCELLED": "cancelled",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+}
+ENDED = ("finished", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as it stands; ``rate`` is units (tokens or questions) per second, times are UTC."""
+
+    job_id: str
+    name: str
+    status: str
+    stage: str
+    done: int
+    total: int
+    rate: float | None
+    eta_seconds: float | None
+    message: str
+    submitted_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    experiment: str
+    run_ids: tuple[str, ...]
+    lost: bool
+    executor: str
+
+    @property
+    def ended(self) -> bool:
+        """True when nothing more will happen to it on its own."""
+        return self.status in ENDED
+
+    def to_json(self) -> dict[str, Any]:
+        values = asdict(self)
+        for name in ("submitted_at", "started_at", "ended_at"):
+            values[name] = values[name].isoformat() if values[name] else None
+        return {**values, "run_ids": list(self.run_ids)}
+
+
+def queue_name(device: str = ANY_DEVICE) -> str:
+    """The queue of a device; every worker also serves the queue of ``auto``."""
+    return f"device:{device}"
+
+
+def serializer() -> Any:
+    """JSON instead of pickle: reading the job database must never run code."""
+    from dbos import DBOSPortableJSONSerializer
+
+    return DBOSPortableJSONSerializer()
+
+
+@contextmanager
+def connect(settings: Settings) -> Iterator[DBOSClient]:
+    """A connection to the job database, which is created when absent."""
+    from dbos import DBOS, DBOSClient
+
+    url = settings.database_url
+    try:
+        if not settings.jobs_url and not (settings.home / "jobs.sqlite").exists():
+            settings.home.mkdir(parents=True, exist_ok=True)
+            DBOS.migrate(url)
+        client = DBOSClient(system_database_url=url, serializer=serializer(), retry_connection_errors=False)
+    except OSError as error:
+        raise JobError(f"cannot use the data folder {settings.home}: {error.strerror}") from None
+    except Exception as error:  # SQLAlchemy and DBOS raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise JobError(f"cannot open the job database: {reason}") from None
+    try:
+        yield client
+    finally:
+        client.destroy()
+
+
+def submit(
+    spec: Spec,
+    *,
+    folders: Sequence[str] = (),
+    device: str = ANY_DEVICE,
+    settings: Settings | None = None,
+) -> str:
+    """Queue an experiment for a device's worker and return its job id.
+
+    An unfinished job of the same spec is returned instead of a second one. ``folders`` resolve the spec's relative
+    paths (:func:`pipelines.spec.places`).
+    """
+    settings = settings or load_settings()
+    existing = unfinished(spec.experiment, settings)
+    if existing is not None:
+        return existing.job_id
+    job_id = new_job_id(spec)
+    with connect(settings) as client:
+        client.enqueue(
+            {
+                "queue_name": queue_name(device),
+                "workflow_name": WORKFLOW,
+                "workflow_id": job_id,
+                "app_version": APPLICATION_VERSION,
+            },
+            workflow_input(spec, folders),
+        )
+    return job_id
+
+
+def new_job_id(spec: Spec) -> str:
+    """A fresh id that sorts by time: ``20261123-191500-<experiment>-<random>``."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{spec.experiment[:8]}-{secrets.token_hex(2)}"
+
+
+def workflow_input(spec: Spec, folders: Sequence[str]) -> dict[str, Any]:
+    """The one argument of the workflow, plain JSON."""
+    return {"spec": spec.canonical(), "folders": list(folders), "experiment": spec.experiment}
+
+
+def list_jobs(settings: Settings | None = None, limit: int = 100) -> list[Job]:
+    """The latest jobs, newest first; empty when nothing was ever submitted."""
+    settings = settings or load_settings()
+    if not settings.jobs_url and not (settings.home / "jobs.sqlite").exists():
+        return []
+    with connect(settings) as client:
+        rows = client.list_workflows(name=WORKFLOW, limit=limit, sort_desc=True)
+        alive = live_executors(settings.home)
+        return [_job(client, row, alive) for row in rows]
+
+
+def get_job(job_id: str, settings: Settings | None = None) -> Job:
+    """One job; an unknown id is refused with a sentence."""
+    settings = settings or load_settings()
+    with connect(settings) as client:
+        rows = client.list_workflows(workflow_ids=[job_id], name=WORKFLOW)
+        if not rows:
+            raise JobError(f"no job {job_id[:80]!r}; `vmoer jobs list` shows the jobs there are")
+        return _job(client, rows[0], live_executors(settings.home))
+
+
+def unfinished(experiment: str, settings: Settings | None = None) -> Job | None:
+    """The newest job of an experiment that is queued, running or lost."""
+    jobs = [job for job in list_jobs(settings, limit=1000) if job.experiment == experiment and not job.ended]
+    return jobs[0] if jobs else None
+
+
+def cancel(job_id: str, settings: Settings | None = None) -> Job:
+    """Stop a job after the step in flight; what is computed stays, and :func:`resume` continues it."""
+    settings = settings or load_settings()
+    job = get_job(job_id, settings)
+    if job.ended:
+        raise JobError(f"job {job_id} has already {_ended_how(job)}")
+    with connect(settings) as client:
+        client.cancel_workflow(job_id)
+    return get_job(job_id, settings)
+
+
+def resume(job_id: str, device: str = ANY_DEVICE, settings: Settings | None = None) -> str:
+    """Queue a cancelled, lost or failed job again and return the id to watch (a failed job gets a new one)."""
+    settings = settings or load_settings()
+    job = get_job(job_id, settings)
+    if job.status == "finished":
+        raise JobError(f"job {job_id} has already finished; `vmoer run --resume SPEC` re-checks its shards")
+    if job.status in ("queued", "running"):
+        raise JobError(f"job {job_id} is {job.status}; only a cancelled, lost or failed job can be resumed")
+    with connect(settings) as client:
+        if job.status != "failed":
+            client.resume_workflow(job_id, queue_name=queue_name(device))
+            return job_id
+        old = client.list_workflows(workflow_ids=[job_id])[0]
+        request = _request(old)
+        stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{str(request['experiment'])[:8]}-{secrets.token_hex(2)}"
+        client.enqueue(
+            {
+                "queue_name": queue_name(device),
+                "workflow_name": WORKFLOW,
+                "workflow_id": stamp,
+                "app_version": APPLICATION_VERSION,
+            },
+            request,
+        )
+        return stamp
+
+
+def wait(job_id: str, timeout: float | None = None, settings: Settings | None = None) -> Job:
+    """The job once it has ended; after ``timeout`` seconds, or when it is lost, the job as it stands."""
+    settings = settings or load_settings()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        job = get_job(job_id, settings)
+        if job.ended or job.lost or (deadline is not None and time.monotonic() > deadline):
+            return job
+        time.sleep(max(settings.poll_seconds, 0.2))
+
+
+def log_path(job_id: str, settings: Settings | None = None) -> Path:
+    """Where a job's log lies (one JSON object a line)."""
+    settings = settings or load_settings()
+    if not job_id or not all(char.isalnum() or char == "-" for char in job_id):
+        raise JobError(f"{job_id[:80]!r} is no job id; `vmoer jobs list` shows them")
+    return settings.logs / f"{job_id}.jsonl"
+
+
+def read_log(job_id: str, settings: Settings | None = None, last: int = 200) -> list[dict[str, Any]]:
+    """The last log entries of a job, oldest first; a line cut by a crash is left out."""
+    path = log_path(job_id, settings)
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[-last:]:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            entries.append(entry)
+    return entries
+
+
+def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:
+    request = _request(row)
+    progress = client.get_event(row.workflow_id, PROGRESS_EVENT, 0) or {}
+    status = _STATUS.get(row.status, str(row.status).lower())
+    lost = status == "running" and row.executor_id not in alive
+    message = str(progress.get("message", ""))
+    if status == "failed":
+        message = str(getattr(row.error, "message", "") or row.error or "the worker died too often on this job")
+    elif status == "queued" and not alive:
+        message = "waiting for a worker: start one with `vmoer worker` or `vmoer serve`"
+    elif lost:
+        message = "its worker is gone; start `vmoer worker`, or resume it"
+    running = status == "running" and not lost
+    return Job(
+        job_id=row.workflow_id,
+        name=str(request.get("spec", {}).get("name", "")),
+        status="lost" if lost else status,
+        stage=str(progress.get("stage", "")),
+        done=int(progress.get("done", 0)),
+        total=int(progress.get("total", 0)),
+        rate=progress.get("rate") if running else None,
+        eta_seconds=progress.get("eta_seconds") if running else None,
+        message=message,
+        submitted_at=_time(row.created_at) or datetime.now(UTC),
+        started_at=_time(progress.get("started_at_ms")),
+        ended_at=_time(row.completed_at or row.updated_at) if status in ENDED else None,
+        experiment=str(request.get("experiment", "")),
+        run_ids=tuple(progress.get("run_ids", ())),
+        lost=lost,
+        executor=str(row.executor_id or ""),
+    )
+
+
+def _request(row: Any) -> dict[str, Any]:
+    args: Sequence[Any] = (row.input or {}).get("args") or ({},)
+    return args[0] if isinstance(args[0], dict) else {}
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _ended_how(job: Job) -> str:
+    return "been cancelled" if job.status == "cancelled" else job.status

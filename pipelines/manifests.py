@@ -1,0 +1,172 @@
+"""A run's manifest through its life: begun, sealed, failed or cancelled; and what its reproducibility card says."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+from pipelines.context import Context
+from pipelines.errors import DataError
+from pipelines.runs import RunPlan
+from pipelines.spec import Spec
+from store import schema
+from store.catalog import RunManifest, now, read_manifest, seal, write_manifest
+from store.errors import NotFoundError, StoreError
+from store.shards import check_info, check_pages, list_shards
+
+_PACKAGES = ("vmoer", "torch", "transformers", "numpy", "duckdb", "pyarrow", "dbos", "scikit-learn")
+
+
+def finished(context: Context, run: RunPlan) -> bool:
+    """Whether a run is stored complete; refused when its questions have changed since."""
+    manifest = existing(context.home, run.run_id)
+    if manifest is None or manifest.status != "finished" or not manifest.sealed:
+        return False
+    stored = {row["dataset"]: row["content_sha256"] for row in manifest.datasets}
+    for item in context.sets:
+        if stored.get(item.name) != item.content_sha256:
+            raise DataError(
+                f"question set {item.name!r} has changed since run {run.run_id} was computed; give the spec another "
+                "`name` to keep both, or remove the run"
+            )
+    return True
+
+
+def existing(home: Path, run_id: str) -> RunManifest | None:
+    """A run's manifest, or ``None`` when it was never begun."""
+    try:
+        return read_manifest(home, run_id)
+    except NotFoundError:
+        return None
+
+
+def begin_run(context: Context, run: RunPlan) -> RunManifest:
+    """Write the manifest of a run that starts or goes on; the first start time is kept."""
+    before = existing(context.home, run.run_id)
+    resident = context.resident
+    spec = context.spec
+    setup = resident.describe(context, run)
+    manifest = RunManifest(
+        run_id=run.run_id,
+        experiment=run.experiment,
+        name=run.name,
+        model={**resident.row(), "model": run.model},
+        method=run.method,
+        estimator=run.estimator,
+        control=run.control,
+        layers=setup["layers"],
+        samples=run.samples,
+        seed=run.seed,
+        scoring=spec.scoring,
+        dtype=resident.dtype,
+        device=resident.device_name,
+        routers=setup["routers"],
+        status="running",
+        datasets=[
+            {
+                "dataset": item.name,
+                "role": item.role,
+                "source": item.source,
+                "n": len(item.questions),
+                "content_sha256": item.content_sha256,
+            }
+            for item in context.sets
+        ],
+        started_at=before.started_at if before else now(),
+        card={
+            "spec": spec.canonical(),
+            "run": run.to_json(),
+            "routing": setup["card"],
+            "normalise": {item.name: item.normalise for item in context.sets},
+            "versions": versions(),
+            "commit": commit(),
+            "python": platform.python_version(),
+            "kernels": resident.kernels(),
+        },
+    )
+    write_manifest(context.home, manifest)
+    return manifest
+
+
+def seal_run(context: Context, run: RunPlan, expected: set[tuple[str, str]]) -> None:
+    """Mark a run finished with the hashes of exactly the ``(table, shard)`` pairs it should have."""
+    for table in schema.tables("fact", "result"):
+        for path in list_shards(context.home, table.name, run.run_id):
+            if (table.name, path.name) not in expected:  # left by an older version of a stage
+                path.unlink()
+    tokens = context.table(run.run_id, "tokens").num_rows
+    seal(context.home, run.run_id, status="finished", error=None, ended_at=now(), n_tokens=tokens or None)
+
+
+def end_run(home: Path, run_id: str, status: str, reason: str | None) -> None:
+    """Mark a run that stopped before its end; a run that never began is left alone."""
+    manifest = existing(home, run_id)
+    if manifest is not None and manifest.status != "finished":
+        write_manifest(home, replace(manifest, status=status, error=reason, ended_at=now()))
+
+
+def recheck(home: Path, spec: Spec) -> list[str]:
+    """Reopen the finished runs of a spec that have a missing or damaged shard; returns a sentence for each."""
+    found = []
+    for run in spec.runs():
+        manifest = existing(home, run.run_id)
+        if manifest is None or not manifest.sealed:
+            continue
+        problem = _first_problem(home, manifest)
+        if problem is not None:
+            write_manifest(home, replace(manifest, status="cancelled", shards=None))
+            found.append(f"{run.run_id}: {problem}; its damaged shards are computed again")
+    return found
+
+
+def _first_problem(home: Path, manifest: RunManifest) -> str | None:
+    for table, entries in (manifest.shards or {}).items():
+        present = {path.name: path for path in list_shards(home, table, manifest.run_id)}
+        for entry in entries:
+            if entry["name"] not in present:
+                return f"shard {entry['name']} of table {table} is missing"
+            try:
+                info = check_info(present[entry["name"]], table, manifest.run_id)
+                check_pages(present[entry["name"]])
+            except StoreError as error:
+                return str(error)
+            if info.rows != entry["rows"]:
+                return f"shard {entry['name']} of table {table} has {info.rows} rows instead of {entry['rows']}"
+    return None
+
+
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Installed versions of what computes the numbers."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache(maxsize=1)
+def commit() -> str | None:
+    """The commit of this checkout, with ``+`` when files differ from it; ``None`` outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+
+    def ask(*words: str) -> str:
+        root = Path(__file__).parent.parent
+        done = subprocess.run([git, *words], cwd=root, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        return done.stdout.strip()
+
+    try:
+        head = ask("rev-parse", "HEAD")
+        changes = ask("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if changes else "")

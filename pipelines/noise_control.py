@@ -1,0 +1,35 @@
+"""The strength of the non-routing-noise control: as far from the native answers as the method's own samples are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pipelines.context import Context
+from pipelines.runs import RunPlan
+from pipelines.scoring import score
+from vmoer.controls import disagreement, final_state_noise, matched_scale
+
+if TYPE_CHECKING:
+    from pipelines.models import Resident
+
+QUESTIONS = 16
+
+
+def matched_noise(context: Context, resident: Resident, run: RunPlan) -> dict[str, Any]:
+    """``noise_scale`` (σ over the token's own RMS) and the mean KL divergence in nats it was matched to."""
+    item = context.calibration
+    questions = item.questions[:QUESTIONS]
+    with resident.native():
+        plain = score(context, resident, questions)
+    sampled = replace(run, control="none", estimator="predictive")
+    with resident.native(), resident.handle(context, sampled) as handle:
+        target = disagreement(score(context, resident, questions, handle=handle, samples=run.samples), plain)
+
+    def strength(scale: float) -> float:
+        expand = final_state_noise(resident.model, scale, run.samples, run.seed)
+        return disagreement(score(context, resident, questions, expand=expand, samples=run.samples), plain)
+
+    with resident.native():
+        scale = matched_scale(strength, target)
+    return {"noise_scale": scale, "matched_nats": target, "matched_questions": len(questions)}

@@ -1,0 +1,113 @@
+"""Which router weights and which layers a method of an experiment uses, and tokenised prompts to measure them on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipelines.context import Context, chunks
+from pipelines.errors import SpecError
+from pipelines.prompts import letter_prompt, likelihood_option, likelihood_prompt
+from pipelines.questions import Question
+from pipelines.spec import resolve_path
+from vmoer.errors import CheckpointError
+from vmoer.handle import choose_layers
+from vmoer.layers import MEASURED, describe, parse
+from vmoer.routers.base import routers
+
+if TYPE_CHECKING:
+    from pipelines.models import Resident
+
+SHIPPED = Path(__file__).parent / "routers"
+_LAYERS_DEFAULT = "all"
+
+
+def prompt_of(context: Context, tokenizer: Any, question: Question) -> str:
+    """The prompt of a question under the spec's scoring."""
+    if context.spec.scoring == "likelihood":
+        return likelihood_prompt(question.question)
+    return letter_prompt(question.question, question.choices, tokenizer)
+
+
+def encode_batches(
+    context: Context, resident: Resident, limit: int, dataset: str | None = None, answers: bool = False
+) -> list[dict[str, torch.Tensor]]:
+    """Prompts of the first ``limit`` questions as padded batches; with ``answers``, the right answer follows each."""
+    source = context.calibration if dataset is None else context.questions(dataset)
+    questions = source.questions[:limit]
+    batches = []
+    for first, last, _ in chunks(questions, context.spec.batch_tokens):
+        rows = []
+        for question in questions[first:last]:
+            ids = resident.tokenizer(prompt_of(context, resident.tokenizer, question))["input_ids"]
+            if answers:
+                text = likelihood_option(question.choices[question.answer])
+                ids = ids + resident.tokenizer(text, add_special_tokens=False)["input_ids"]
+            rows.append(ids)
+        batches.append(padded(rows, resident.device_name))
+    return batches
+
+
+def padded(rows: list[list[int]], device: str) -> dict[str, torch.Tensor]:
+    """Token ids padded on the right, with their mask: both ``[rows, longest]``."""
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def router_folder(context: Context, method: str) -> Path | None:
+    """The checkpoint a method's routers come from; ``None`` for methods without parameters and untrained heads."""
+    if not routers.get(method).trainable or context.spec.routers.source == "untrained":
+        return None
+    if context.spec.routers.train is not None:
+        return trained_folder(context, method)
+    source = str(context.spec.routers.source)
+    if source == "shipped":
+        folder = SHIPPED / context.spec.model / method
+        if not (folder / "routers.json").is_file():
+            raise SpecError(
+                f"routers: none are shipped for {method} on {context.spec.model}; give a folder, `untrained`, "
+                "or {train: {data: …}}"
+            )
+        return folder
+    folder = resolve_path(source, context.folders)
+    nested = folder / method
+    return nested if (nested / "routers.json").is_file() else folder
+
+
+def trained_folder(context: Context, method: str) -> Path:
+    """Where routers that a spec trains are kept in the data folder."""
+    return context.home / "routers" / f"{context.spec.experiment}.{method}"
+
+
+def resolve_layers(context: Context, resident: Resident, method: str) -> list[int]:
+    """Absolute layers of a method's routers; a checkpoint for other layers than the spec asks for is refused."""
+    wanted = context.spec.layers
+    folder = router_folder(context, method)
+    trains = context.spec.routers.train is not None
+    if folder is None or trains:
+        selection = _LAYERS_DEFAULT if wanted is None else wanted
+        measured = parse(selection)[0] in MEASURED
+        calibration = encode_batches(context, resident, limit=32, answers=True) if measured else None
+        with resident.native() as model:
+            return choose_layers(model, selection, calibration)
+    try:
+        saved = [int(layer) for layer in json.loads((folder / "routers.json").read_text(encoding="utf-8"))["layers"]]
+    except FileNotFoundError:
+        raise CheckpointError(f"No router checkpoint in {folder.name}: routers.json is missing.") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{folder.name}/routers.json is not a router checkpoint.") from None
+    if wanted is None or parse(wanted)[0] in MEASURED:
+        return saved  # a measured choice was made when the routers were trained
+    with resident.native() as model:
+        asked = choose_layers(model, wanted, None)
+    if asked != saved:
+        raise SpecError(
+            f"layers: the {method} routers were trained for layers {describe(saved)}, the spec asks for "
+            f"{describe(asked)}; leave `layers` out to use theirs"
+        )
+    return saved

@@ -1,0 +1,88 @@
+"""Every routing decision on the prompts: tables ``examples``, ``tokens`` and ``routing``.
+
+A run with the ``predictive`` estimator is traced under routing sample 0. The non-routing-noise control routes like the
+native model, so it has no trace of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+import vmoer
+from pipelines.context import Context, chunks
+from pipelines.routing import padded, prompt_of
+from pipelines.runs import RunPlan
+from pipelines.stages import Batch, Columns
+from vmoer.handle import evaluation
+
+TABLES = ("examples", "tokens", "routing")
+
+
+def applies(run: RunPlan) -> bool:
+    return run.control != "non-routing-noise"
+
+
+def plan(context: Context, run: RunPlan) -> list[Batch]:
+    return [
+        Batch(f"{item.name}/{first}", tokens, {"dataset": item.name, "first": first, "last": last})
+        for item in context.sets
+        for first, last, tokens in chunks(item.questions, context.spec.batch_tokens)
+    ]
+
+
+def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
+    resident = context.resident
+    item = context.questions(batch.payload["dataset"])
+    questions = item.questions[batch.payload["first"] : batch.payload["last"]]
+    resident.applied(context, run)
+    prompts = [prompt_of(context, resident.tokenizer, question) for question in questions]
+    rows = [resident.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    with evaluation(resident.model), torch.inference_mode(), vmoer.record(resident.model) as recorder:
+        resident.model(**padded(rows, resident.device_name))
+    trace = recorder.trace
+    store_text = context.spec.store_text
+    ids = np.array([question.id for question in questions], dtype=object)
+    token_example = ids[trace.example]
+    decisions = trace.decisions()
+    owner = decisions.pop("token")
+    return {
+        "examples": {
+            "dataset": item.name,
+            "example_id": ids,
+            "role": item.role,
+            "text_sha256": [hashlib.sha256(prompt.encode()).hexdigest() for prompt in prompts],
+            "prompt": prompts if store_text else None,
+            "choices": [list(question.choices) for question in questions] if store_text else None,
+            "answer_index": [question.answer for question in questions],
+            "n_tokens": [len(row) for row in rows],
+        },
+        "tokens": {
+            "dataset": item.name,
+            "example_id": token_example,
+            "position": trace.position,
+            "token_id": trace.token_id,
+            "token": _texts(resident.tokenizer, trace.token_id) if store_text else None,
+            "phase": np.where(trace.decode, "decode", "prefill"),
+        },
+        "routing": {
+            "dataset": item.name,
+            "example_id": token_example[owner],
+            "position": trace.position[owner],
+            **decisions,
+        },
+    }
+
+
+def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
+    return {}
+
+
+def _texts(tokenizer: Any, token_ids: Any) -> list[str]:
+    """Each token as text of its own; bytes that are no character become U+FFFD."""
+    seen = {int(token): tokenizer.decode([int(token)]) for token in np.unique(token_ids)}
+    return [seen[int(token)] for token in token_ids]

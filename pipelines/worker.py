@@ -1,0 +1,157 @@
+"""The process that computes jobs: one per device, with an identity that survives restarts, so that it finds its jobs.
+
+``run_worker`` serves a device's queue until it is told to stop; ``run_foreground`` computes one job in this process
+and returns. Both hold the device's lock; a job left by a process that died is taken over by the next worker.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from dbos import DBOS, DBOSConfig
+
+from pipelines import engine, jobs
+from pipelines.errors import PipelineError
+from pipelines.locks import DeviceLock, live_executors, lock_path
+from pipelines.settings import Settings
+from pipelines.spec import Spec
+
+_SHUTDOWN_SECONDS = 30.0
+
+
+def detect_device(wanted: str) -> str:
+    """The device ``auto`` means here: the first CUDA device, Apple's, else the CPU."""
+    if wanted != jobs.ANY_DEVICE:
+        return wanted
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def is_served(settings: Settings, device: str) -> bool:
+    """Whether a live worker holds this device in the data folder."""
+    return lock_path(settings.home, device).stem in live_executors(settings.home).values()
+
+
+@contextmanager
+def _launched(settings: Settings, executor: str, queues: Sequence[str]) -> Iterator[None]:
+    """DBOS running in this process under an executor name, serving the given queues one job at a time."""
+    config: DBOSConfig = {
+        "name": jobs.APPLICATION,
+        "system_database_url": settings.database_url,
+        "application_version": jobs.APPLICATION_VERSION,
+        "executor_id": executor,
+        "log_level": "CRITICAL",
+        "console_log_level": "CRITICAL",
+        "serializer": jobs.serializer(),
+        "run_migrations": True,
+    }
+    settings.home.mkdir(parents=True, exist_ok=True)
+    DBOS(config=config)
+    DBOS.listen_queues(list(queues))
+    DBOS.launch()
+    try:
+        for name in queues:
+            DBOS.register_queue(name, worker_concurrency=1, polling_interval_sec=settings.poll_seconds)
+        yield
+    finally:
+        DBOS.destroy(workflow_completion_timeout_sec=0)
+
+
+def run_worker(settings: Settings, device: str, say: Callable[[str], None]) -> None:
+    """Serve a device until SIGTERM or SIGINT: the step in flight is finished, everything else resumes next time."""
+    name = detect_device(device)
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    executor = f"worker-{lock_path(settings.home, name).stem}"
+    lock = DeviceLock(settings.home, name, executor)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    with _launched(settings, executor, [jobs.queue_name(name), jobs.queue_name()]):
+        for job_id in _adopt(settings, executor, name):
+            say(f"taking over job {job_id}")
+        say(f"worker ready on {name}, data folder {settings.home}")
+        stop.wait()
+        say("stopping after the step in flight")
+        engine.STEP_LOCK.acquire(timeout=_SHUTDOWN_SECONDS)
+        lock.release()
+        os._exit(0)  # a workflow thread may be between two steps; its job goes on at the next start
+
+
+def _adopt(settings: Settings, executor: str, device: str) -> list[str]:
+    """Queue again, here, the jobs of processes that died and have no successor of the same name."""
+    taken = []
+    for job in jobs.list_jobs(settings):
+        if job.lost and job.executor != executor:
+            with jobs.connect(settings) as client:
+                client.resume_workflow(job.job_id, queue_name=jobs.queue_name(device))
+            taken.append(job.job_id)
+    return taken
+
+
+def run_foreground(
+    spec: Spec,
+    folders: Sequence[str],
+    settings: Settings,
+    device: str,
+    listen: Callable[[str, dict[str, Any]], None],
+) -> jobs.Job:
+    """Compute an experiment in this process and return its ended job; Ctrl-C cancels it, and what is computed stays."""
+    name = detect_device(device)
+    executor = f"foreground-{os.getpid()}-{secrets.token_hex(4)}"
+    queue = f"{executor}-queue"
+    lock = DeviceLock(settings.home, name, executor)
+    try:
+        earlier = jobs.unfinished(spec.experiment, settings)
+        if earlier is not None:
+            with jobs.connect(settings) as client:  # its shards are there; this job goes on behind them
+                client.cancel_workflow(earlier.job_id)
+        job_id = jobs.new_job_id(spec)
+        with _launched(settings, executor, [queue]):
+            engine.LISTENERS.append(listen)
+            try:
+                with jobs.connect(settings) as client:
+                    client.enqueue(
+                        {
+                            "queue_name": queue,
+                            "workflow_name": jobs.WORKFLOW,
+                            "workflow_id": job_id,
+                            "app_version": jobs.APPLICATION_VERSION,
+                        },
+                        jobs.workflow_input(spec, folders),
+                    )
+                return _watch(job_id, settings)
+            finally:
+                engine.LISTENERS.remove(listen)
+                DBOS.delete_queue(queue)
+    finally:
+        lock.release()
+
+
+def _watch(job_id: str, settings: Settings) -> jobs.Job:
+    """Wait for a job of this process; on Ctrl-C cancel it, let the step in flight end and raise again."""
+    handle: Any = DBOS.retrieve_workflow(job_id)
+    try:
+        while handle.get_status().status in ("ENQUEUED", "PENDING"):
+            threading.Event().wait(settings.poll_seconds)
+    except KeyboardInterrupt:
+        DBOS.cancel_workflow(job_id)
+        with engine.STEP_LOCK:
+            pass
+        raise
+    job = jobs.get_job(job_id, settings)
+    if not job.ended:
+        raise PipelineError(f"job {job_id} was taken over by another process; see `vmoer jobs list`")
+    return job
