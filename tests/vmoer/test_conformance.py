@@ -1,7 +1,6 @@
 """Every method and every family must pass the public conformance suite; and the suite must be able to fail."""
 
 import pytest
-import torch
 
 from vmoer import testing
 from vmoer.architectures import architectures
