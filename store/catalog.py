@@ -144,9 +144,9 @@ def delete_run(home: layout.Home, run_id: str) -> None:
 
 
 def seal(home: layout.Home, run_id: str, **changes: Any) -> RunManifest:
-    """The run's manifest with the SHA-256 and row count of each shard, written; ``changes`` set fields in the same write.
+    """The run's manifest with the SHA-256 and row count of each shard, written to disk.
 
-    Call it when the run's last shard is written, e.g. ``seal(home, run_id, status="finished", ended_at=now())``.
+    ``changes`` set fields in the same write. Call it when the last shard is written, e.g. ``seal(home, run_id, status="finished", ended_at=now())``.
     """
     manifest = replace(read_manifest(home, run_id), **changes)
     listed = {
@@ -162,7 +162,7 @@ def seal(home: layout.Home, run_id: str, **changes: Any) -> RunManifest:
 
 
 def catalog_tables(manifests: Sequence[RunManifest]) -> dict[str, pa.Table]:
-    """The catalog tables of ``manifests``: ``models``, ``datasets`` and ``runs``. The latest run's row of a model wins."""
+    """The catalog tables of ``manifests``: ``models``, ``datasets``, ``runs``; a model's latest row wins."""
     models: dict[str, Mapping[str, Any]] = {}
     datasets: dict[tuple[str, str], Mapping[str, Any]] = {}
     for manifest in sorted(manifests, key=lambda one: (_timestamp(one.started_at) or datetime.min, one.run_id)):

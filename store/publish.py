@@ -1,3 +1,4 @@
+# ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
 """Publishing: one process at a time builds the next DuckDB generation beside the current one and swaps the pointer."""
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from store import files, layout, schema, shards, summaries
+from store import engine, files, layout, schema, shards, summaries
 from store.catalog import RunManifest, catalog_tables, list_manifests
-from store.errors import CorruptStoreError, MissingStoreError, NewerSchemaError, PublisherBusyError, StoreError
+from store.errors import CorruptStoreError, MissingStoreError, PublisherBusyError, StoreError
 
 KEEP_GENERATIONS = 3
 KEEP_SECONDS = 600.0
@@ -34,9 +35,9 @@ CREATE TABLE store_problems (run_id VARCHAR, table_name VARCHAR, sentence VARCHA
 def publish(home: layout.Home, timeout: float = 60.0) -> int:
     """The number of the new generation, which readers see from now on.
 
-    Rows of runs whose shards have not changed are copied from the previous generation; the others are read and summarised again.
-    Runs that are queued, running or failed appear with what they have. A run whose shards cannot be read does not stop the
-    others: it is listed in ``Store.problems``. Waits up to ``timeout`` seconds for another publisher.
+    Rows of runs whose shards have not changed are copied from the previous generation; the others are read and
+    summarised again. Runs that are queued, running or failed appear with what they have. A run whose shards cannot be
+    read does not stop the others: it is listed in ``Store.problems``. Waits up to ``timeout`` seconds for another publisher.
     """
     layout.generations_folder(home).mkdir(parents=True, exist_ok=True)
     with _only_publisher(home, timeout):
@@ -120,21 +121,19 @@ def _build(home: layout.Home, target: Path, number: int, previous: Path | None) 
     damaged: list[CorruptStoreError] = []
     manifests = list_manifests(home, damaged)
     problems = [("", "runs", str(error)) for error in damaged]
-    with duckdb.connect(str(target), config={"threads": 1}) as connection:
+    with engine.connect(target, threads=1) as connection:
         known = _attach(connection, previous)
         connection.execute("BEGIN")
         for statement in _OWN_TABLES.split(";"):
             connection.execute(statement)
         for table in schema.tables("catalog", "result", "derived"):
-            columns = ", ".join(
-                f'"{column.name}" {column.type}{"" if column.nullable else " NOT NULL"}' for column in table.columns
-            )
-            connection.execute(f'CREATE TABLE "{table.name}" ({columns})')
+            connection.execute(engine.create(table))
         for name, rows in catalog_tables(manifests).items():
             _insert(connection, name, rows)
         for manifest in manifests:
             problems += _add_run(connection, home, manifest, known)
-        connection.executemany("INSERT INTO store_problems VALUES (?, ?, ?)", problems) if problems else None
+        for problem in problems:
+            connection.execute("INSERT INTO store_problems VALUES (?, ?, ?)", problem)
         connection.execute(
             "INSERT INTO store_meta VALUES (?, ?, ?)",
             [schema.SCHEMA_VERSION, number, datetime.now(UTC).replace(tzinfo=None)],
@@ -149,7 +148,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, previous: Path | None) -> dic
     """Run ids and fingerprints of the previous generation, attached as ``previous``."""
     if previous is None:
         return {}
-    connection.execute(f"ATTACH {summaries.literal(str(previous))} AS previous (READ_ONLY)")
+    connection.execute(f"ATTACH {engine.literal(str(previous))} AS previous (READ_ONLY)")
     # A run with a problem is read again each time: its shards may have been restored since.
     return dict(
         connection.execute(
@@ -206,7 +205,7 @@ def _fingerprint(manifest: RunManifest, paths: dict[str, list[Path]]) -> str:
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
     connection.register("incoming", rows)
-    columns = ", ".join(f'"{column}"' for column in rows.column_names)
+    columns = engine.names(rows.column_names)
     connection.execute(f'INSERT INTO "{name}" ({columns}) SELECT {columns} FROM incoming')
     connection.unregister("incoming")
 
@@ -221,35 +220,11 @@ def _usable_previous(home: layout.Home) -> Path | None:
     if path is None or not path.exists():
         return None
     try:
-        with duckdb.connect(":memory:") as connection:
-            version = attach_generation(connection, path)
+        with engine.connect(threads=1) as connection:
+            version = engine.attach_generation(connection, path)
     except (MissingStoreError, CorruptStoreError):
         return None
     return path if version == schema.SCHEMA_VERSION else None
-
-
-def attach_generation(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """The schema version of the generation at ``path``, attached read-only as ``generation``.
-
-    Raises ``MissingStoreError`` when the file is gone, ``CorruptStoreError`` when it is no readable generation and
-    ``NewerSchemaError`` when a newer version wrote it.
-    """
-    if not path.exists():
-        raise MissingStoreError(f"generation {path.name} is missing")
-    try:
-        connection.execute(f"ATTACH {summaries.literal(str(path))} AS generation (READ_ONLY)")
-        row = connection.execute("SELECT schema_version FROM generation.store_meta").fetchone()
-    except duckdb.Error as error:
-        if not path.exists():
-            raise MissingStoreError(f"generation {path.name} is missing") from error
-        reason = str(error).splitlines()[0]
-        raise CorruptStoreError(
-            f"generation {path.name} is damaged ({reason}); `vmoer verify --repair` builds it anew from the shards"
-        ) from error
-    version = int(row[0]) if row else 0
-    if version > schema.SCHEMA_VERSION:
-        raise NewerSchemaError(shards.newer(f"generation {path.name}", version))
-    return version
 
 
 def leftovers(home: layout.Home) -> list[Path]:

@@ -1,9 +1,9 @@
+# ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
 """Reading a published generation: never locked, never writing, any number of threads."""
 
 from __future__ import annotations
 
 import re
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 import duckdb
 import pandas as pd
 
-from store import layout, schema, summaries
+from store import engine, layout, schema, summaries
 from store.errors import CorruptStoreError, MissingStoreError, StoreError
-from store.publish import attach_generation, current_number
+from store.publish import current_number
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
@@ -70,8 +70,7 @@ class Store:
 
     def facts(self, table: str, run_ids: str | Sequence[str] | None = None) -> str:
         """SQL for the rows of a fact table, to stand after FROM; naming the runs reads only their shards."""
-        found = self.shards(table, run_ids)
-        return summaries.scan(found) if found else summaries.empty(schema.TABLES[table])
+        return engine.rows(schema.TABLES[table], self.shards(table, run_ids))
 
     def problems(self) -> pd.DataFrame:
         """What could not be read when this generation was published: columns run_id, table_name, sentence."""
@@ -100,22 +99,22 @@ class Store:
 
     def explain(self, sql: str, error: duckdb.Error) -> StoreError:
         """The error to show for a failed query: it names the shard when one of those involved is at fault."""
-        reason = str(error).splitlines()[0]
-        if isinstance(error, duckdb.ConnectionException):
-            return StoreError(f"this store has been closed: open it again ({reason})")
-        mentioned = [Path(text) for text in re.findall(r"'([^']+\.parquet)'", sql)]
-        for name in sorted(set(_FACT_NAME.findall(sql))) if not mentioned else []:
-            mentioned += self.shards(name)
-        if mentioned and not isinstance(error, duckdb.ProgrammingError) or "parquet" in reason.lower():
-            return summaries.damaged(mentioned, error) if mentioned else StoreError(reason)
-        if isinstance(error, duckdb.IOException | duckdb.FatalException):
-            return CorruptStoreError(
-                f"generation {self.generation} is damaged ({reason}); `vmoer verify --repair` builds it anew"
-            )
+        reason = engine.first_line(error)
+        if isinstance(error, duckdb.ParserException | duckdb.CatalogException | duckdb.ConversionException):
+            return StoreError(f"the query failed: {reason}")
+        involved = [Path(text) for text in re.findall(r"'([^']+\.parquet)'", sql)]
+        if not involved:
+            for name in sorted(set(_FACT_NAME.findall(sql))):
+                involved += self.shards(name)
+        found = summaries.find_damaged(involved, pages=not isinstance(error, duckdb.BinderException))
+        if found is not None:
+            return found
+        if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.SerializationException):
+            return CorruptStoreError(engine.damaged_generation(f"vmoer-{self.generation}.duckdb", error))
         return StoreError(f"the query failed: {reason}")
 
 
-def open_store(home: layout.Home, memory_limit: str = "2GB", threads: int = 2) -> Store:
+def open_store(home: layout.Home, memory_limit: str = engine.MEMORY_LIMIT, threads: int = engine.THREADS) -> Store:
     """The current generation of the data folder ``home``, read-only; later publishing does not change what it shows."""
     folder = Path(home).resolve()
     tried: int | None = None
@@ -136,24 +135,15 @@ def open_store(home: layout.Home, memory_limit: str = "2GB", threads: int = 2) -
 
 
 def _connect(folder: Path, number: int, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the generation attached: views then hold the folder's present path, wherever it moved."""
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            "memory_limit": memory_limit,
-            "threads": threads,
-            "temp_directory": str(Path(tempfile.gettempdir()) / f"vmoer-duckdb-{number}"),
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-        },
-    )
+    """An in-memory database with the generation attached: its views hold the folder's present path."""
+    connection = engine.connect(threads=threads, memory_limit=memory_limit)
     try:
-        attach_generation(connection, layout.generation_path(folder, number))
+        engine.attach_generation(connection, layout.generation_path(folder, number))
         for table in schema.tables("catalog", "result", "derived"):
             connection.execute(f'CREATE VIEW "{table.name}" AS SELECT * FROM generation."{table.name}"')
     except duckdb.Error as error:
         connection.close()
-        raise CorruptStoreError(f"generation {number} is damaged: {str(error).splitlines()[0]}") from error
+        raise CorruptStoreError(engine.damaged_generation(f"vmoer-{number}.duckdb", error)) from error
     except StoreError:
         connection.close()
         raise

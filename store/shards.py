@@ -39,8 +39,8 @@ def shard_name(key: str) -> str:
 def write_shard(home: layout.Home, table: str, run_id: str, name: str, data: pa.Table | Mapping[str, Any]) -> Path:
     """The path of the shard that now holds ``data``; a shard written before under the same ``name`` is replaced.
 
-    ``data`` maps column names to arrays (2-D ``[rows, k]`` for list columns), sequences, or one scalar for a constant column;
-    ``run_id`` may be left out. NaN, infinities, unknown, missing and wrong-typed columns are refused by name.
+    ``data`` maps column names to arrays (2-D ``[rows, k]`` for list columns), sequences, or one scalar for a
+    constant column; ``run_id`` may be left out. NaN, infinities, unknown, missing and wrong-typed columns are refused by name.
     """
     spec = layout.check_table(table, "fact", "result")
     path = layout.shard_path(home, table, run_id, shard_name(name))
@@ -61,7 +61,7 @@ def _metadata(table: str, run_id: str, name: str) -> dict[str, str]:
 
 def _write(path: Path, spec: Table, rows: pa.Table, metadata: dict[str, str]) -> None:
     floats = [leaf for column in spec.columns if (leaf := _leaf(column, "FLOAT", "DOUBLE"))]
-    # No Arrow schema, no time stamp: the bytes depend on the rows alone. Page checksums let a reader find a flipped bit.
+    # No Arrow schema, no time stamp: the bytes depend on the rows alone. Page checksums show a flipped bit.
     with pq.ParquetWriter(
         path,
         rows.schema,

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
 """The rows of one run that a generation holds: results as written, and the derived summaries of its routing facts."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from store import schema, shards, typed
+from store import engine, schema, shards, typed
 from store.catalog import RunManifest
 from store.errors import CorruptShardError, StoreError
 
@@ -51,24 +52,6 @@ ORDER BY ALL
 DERIVED: dict[str, str] = {"layer_stats": _LAYER_STATS, "expert_load": _EXPERT_LOAD}
 
 
-def literal(text: str) -> str:
-    """``text`` as an SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def scan(paths: Sequence[Path | str]) -> str:
-    """SQL that reads the given shards as one relation; paths come from the store's own layout."""
-    listed = ", ".join(literal(str(path)) for path in paths)
-    # The folder names carry table= and run_id=, which DuckDB would otherwise add as columns.
-    return f"read_parquet([{listed}], hive_partitioning=false, union_by_name=true)"
-
-
-def empty(table: schema.Table) -> str:
-    """SQL for a relation with the table's typed columns and no rows."""
-    columns = ", ".join(f'NULL::{column.type} AS "{column.name}"' for column in table.columns)
-    return f"(SELECT {columns} WHERE false)"
-
-
 def run_tables(
     manifest: RunManifest, paths: dict[str, list[Path]], refused: Callable[[str, StoreError], None]
 ) -> dict[str, pa.Table]:
@@ -77,7 +60,7 @@ def run_tables(
     A table whose shards cannot be read is left out and handed to ``refused`` with the sentence that says why.
     """
     made: dict[str, pa.Table] = {}
-    with duckdb.connect(":memory:", config={"threads": 1}) as connection:
+    with engine.connect(threads=1) as connection:
         for table in schema.tables("result", "derived"):
             source = "routing" if table.kind == "derived" else table.name
             if not paths.get(source):
@@ -91,7 +74,7 @@ def run_tables(
                 else:
                     made[table.name] = _read(connection, table, paths[source])
             except duckdb.Error as error:
-                refused(table.name, damaged(paths[source], error))
+                refused(table.name, find_damaged(paths[source]) or CorruptShardError(engine.first_line(error)))
             except StoreError as error:
                 refused(table.name, error)
     return made
@@ -99,25 +82,24 @@ def run_tables(
 
 def derive(connection: duckdb.DuckDBPyConnection, name: str, routing: Sequence[Path], n_experts: int) -> pa.Table:
     """The derived table ``name`` of one run, from its routing shards."""
-    sql = DERIVED[name].format(routing=scan(routing))
+    sql = DERIVED[name].format(routing=engine.scan(routing))
     parameters = {"n_experts": int(n_experts)} if "$n_experts" in sql else {}
     return connection.sql(sql, params=parameters).to_arrow_table().cast(typed.arrow_schema(schema.TABLES[name]))
 
 
 def _read(connection: duckdb.DuckDBPyConnection, table: schema.Table, paths: Sequence[Path]) -> pa.Table:
-    columns = ", ".join(f'"{name}"' for name in table.column_names)
-    rows = connection.sql(f"SELECT {columns} FROM {scan(paths)}").to_arrow_table()
+    columns = engine.names(table.column_names)
+    rows = connection.sql(f"SELECT {columns} FROM {engine.scan(paths)}").to_arrow_table()
     return rows.cast(typed.arrow_schema(table))
 
 
-def damaged(paths: Sequence[Path], error: Exception) -> CorruptShardError:
-    """The error that names which of ``paths`` made a query fail with ``error``."""
+def find_damaged(paths: Sequence[Path], pages: bool = True) -> StoreError | None:
+    """The error that names the first of ``paths`` that cannot be read, or None when all can."""
     for path in paths:
         try:
             shards.read_info(path)
-            shards.check_pages(path)
-        except CorruptShardError as found:
-            return found
-        except StoreError as other:
-            return CorruptShardError(str(other))
-    return CorruptShardError(f"shards of {shards.display(paths[0])} cannot be read: {str(error).splitlines()[0]}")
+            if pages:
+                shards.check_pages(path)
+        except StoreError as error:
+            return error
+    return None

@@ -42,8 +42,9 @@ def arrow_schema(table: Table) -> pa.Schema:
 def arrow_table(table: Table, data: pa.Table | Mapping[str, Any], run_id: str | None = None) -> pa.Table:
     """``data`` as Arrow columns of exactly the table's types, strings dictionary-encoded.
 
-    A mapping may hold arrays, sequences, 2-D arrays for list columns, masked arrays, one scalar for a constant column, or None
-    for a nullable column without values. ``run_id`` fills that column when it is left out and must agree with it when not.
+    A mapping may hold arrays, sequences, 2-D arrays for list columns, masked arrays, one scalar for a
+    constant column, or None for a nullable column without values. ``run_id`` fills that column when it is left out and
+    must agree with it when not.
     """
     given = {name: data.column(name) for name in data.column_names} if isinstance(data, pa.Table) else dict(data)
     if run_id is not None:
@@ -205,7 +206,8 @@ def _refuse_nan(table: Table, column: Column, array: pa.Array) -> None:
     if pc.all(finite, min_count=0).as_py() is False:
         bad = values.filter(pc.invert(finite))[0].as_py()
         raise InvalidDataError(
-            f"table {table.name}, column {column.name!r}: {bad} is not a number that can be stored; use NULL for 'not applicable'"
+            f"table {table.name}, column {column.name!r}: {bad} is not a number that can be stored; "
+            "use NULL for 'not applicable'"
         )
 
 

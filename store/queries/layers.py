@@ -1,3 +1,4 @@
+# ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
 """Per-layer summaries: susceptibility, leverage, routing statistics, expert load."""
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from store.queries._sql import RunIds, Store, chosen, equals, ids
 def layer_susceptibility(store: Store, run_ids: RunIds = None, mode: str = "router") -> pd.DataFrame:
     """Mean Jaccard index of clean and noisy expert sets per layer and noise level: table ``layer_susceptibility``."""
     return store.query(
-        f"SELECT * FROM layer_susceptibility WHERE {chosen('run_id', 'runs')} AND mode = $mode ORDER BY run_id, gamma, layer",
+        f"SELECT * FROM layer_susceptibility WHERE {chosen('run_id', 'runs')} AND mode = $mode "
+        "ORDER BY run_id, gamma, layer",
         {"runs": ids(run_ids), "mode": mode},
     )
 
@@ -29,8 +31,8 @@ def layer_stats(
     """Means over real tokens per run and layer: over one data set, all together, or each apart (``by_dataset``).
 
     Columns: run_id, [dataset,] layer, n, top_k, mean_overlap (experts shared with the native choice), mean_jaccard,
-    share_changed (fraction of tokens), mean_margin, mean_entropy and sd_entropy (nats), mean_variance and sd_variance (NULL
-    without a logit variance).
+    share_changed (fraction of tokens), mean_margin, mean_entropy and sd_entropy (nats), mean_variance and sd_variance
+    (NULL without a logit variance).
     """
     split = "dataset, " if by_dataset else ""
     return store.query(

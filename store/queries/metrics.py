@@ -1,3 +1,4 @@
+# ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
 """Numbers with intervals, paired differences, reliability diagrams and the predictions behind them."""
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def reliability(
 def predictions(store: Store, run_id: str, dataset: str | None = None) -> pd.DataFrame:
     """One row per answered question: the columns of table ``predictions``; ``probs`` sums to 1."""
     return store.query(
-        f"SELECT * FROM predictions WHERE run_id = $run_id AND {equals('dataset', 'dataset')} ORDER BY dataset, example_id",
+        f"SELECT * FROM predictions WHERE run_id = $run_id AND {equals('dataset', 'dataset')} "
+        "ORDER BY dataset, example_id",
         {"run_id": run_id, "dataset": dataset},
     )
 
@@ -47,8 +49,8 @@ def predictions(store: Store, run_id: str, dataset: str | None = None) -> pd.Dat
 def paired_predictions(store: Store, run_a: str, run_b: str, dataset: str | None = None) -> pd.DataFrame:
     """The questions that both runs answered, one row each, with ``_a`` and ``_b`` columns.
 
-    Columns: dataset, example_id, role, answer_index; probs, predicted, correct, confidence, nll, predictive_entropy with
-    suffix ``_a`` and ``_b``; confidence_change and nll_change (b minus a).
+    Columns: dataset, example_id, role, answer_index; probs, predicted, correct, confidence, nll, predictive_entropy
+    with suffix ``_a`` and ``_b``; confidence_change and nll_change (b minus a).
     """
     both = ("probs", "predicted", "correct", "confidence", "nll", "predictive_entropy")
     columns = ", ".join(f"a.{name} AS {name}_a, b.{name} AS {name}_b" for name in both)

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
 """Drill-down into facts: one prompt's routing, or two runs' routing of the same tokens."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ _ONE = "run_id = $run_id AND dataset = $dataset AND example_id = $example_id"
 
 
 def examples(store: Store, run_id: str, dataset: str | None = None) -> pd.DataFrame:
-    """The questions of a run: the columns of table ``examples`` (``prompt`` and ``choices`` only where text is stored)."""
+    """The questions of a run: the columns of table ``examples`` (``prompt``, ``choices``: None unless stored)."""
     return store.query(
         f"SELECT * FROM {store.facts('examples', run_id)} "
         f"WHERE run_id = $run_id AND {equals('dataset', 'dataset')} ORDER BY dataset, example_id",
@@ -39,8 +40,8 @@ def token_routing(store: Store, run_id: str, dataset: str, example_id: str, laye
 def paired_token_routing(store: Store, run_a: str, run_b: str, dataset: str, example_id: str) -> pd.DataFrame:
     """How two runs routed the same prompt, one row per token and layer that both have.
 
-    Columns: position, token_id, token, layer, expert_index_a, expert_index_b, gate_weight_a, gate_weight_b, shared (experts in
-    both), jaccard, changed (any expert differs), routing_entropy_a, routing_entropy_b, logit_variance_b.
+    Columns: position, token_id, token, layer, expert_index_a, expert_index_b, gate_weight_a, gate_weight_b, shared
+    (experts in both), jaccard, changed (any expert differs), routing_entropy_a, routing_entropy_b, logit_variance_b.
     """
     where = "dataset = $dataset AND example_id = $example_id"
     return store.query(
@@ -65,8 +66,8 @@ def paired_token_routing(store: Store, run_a: str, run_b: str, dataset: str, exa
 def layer_overlap(store: Store, run_a: str, run_b: str, dataset: str | None = None) -> pd.DataFrame:
     """Per layer, how far two runs chose the same experts for the same tokens.
 
-    Columns: layer, n (tokens both routed), n_examples, top_k, mean_overlap (experts shared), mean_jaccard, share_changed
-    (fraction of tokens with another set), mean_changed (experts of run a that b replaced, per token).
+    Columns: layer, n (tokens both routed), n_examples, top_k, mean_overlap (experts shared), mean_jaccard,
+    share_changed (fraction of tokens with another set), mean_changed (experts of run a that b replaced, per token).
     """
     keys = "dataset, example_id, position, layer"
     return store.query(

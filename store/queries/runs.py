@@ -1,3 +1,4 @@
+# ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
 """Runs, models and data sets: what there is to look at."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A synthetic data folder made through the store's public functions: for tests and for developing pages without a model.
+"""A synthetic data folder made through the store's public functions: for tests and page development.
 
 Everything in it is drawn from a seeded generator and marked synthetic; the numbers are plausible, not measured.
 """
@@ -49,7 +49,7 @@ def make_store(
     tokens: tuple[int, int] = (6, 15),
     publish_now: bool = True,
 ) -> list[str]:
-    """The ids of the runs written below ``home``; every variant sees the same examples. Published unless told not to."""
+    """The ids of the runs written below ``home``; every variant sees the same examples."""
     made = []
     for index, variant in enumerate(runs):
         if variant not in VARIANTS:

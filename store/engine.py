@@ -1,0 +1,103 @@
+"""DuckDB as the store uses it: one way to connect, and the few pieces of SQL that are made from names and paths."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+
+from store import schema, shards
+from store.errors import CorruptStoreError, MissingStoreError, NewerSchemaError
+
+MEMORY_LIMIT = "2GB"
+THREADS = 2
+
+
+def connect(
+    path: Path | str = ":memory:", threads: int = THREADS, memory_limit: str = MEMORY_LIMIT
+) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection that loads no extension and spills to a temporary folder of its own."""
+    # Two databases that share a spill folder overwrite each other's files.
+    spill = Path(tempfile.gettempdir()) / f"vmoer-duckdb-{secrets.token_hex(6)}"
+    return duckdb.connect(
+        str(path),
+        config={
+            "threads": threads,
+            "memory_limit": memory_limit,
+            "temp_directory": str(spill),
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+        },
+    )
+
+
+def literal(text: str) -> str:
+    """``text`` as an SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def names(columns: Sequence[str]) -> str:
+    """Column names of the schema as a quoted, comma-separated list."""
+    return ", ".join(f'"{name}"' for name in columns)
+
+
+def scan(paths: Sequence[Path | str]) -> str:
+    """SQL that reads the given shards as one relation; the paths come from the store's own layout."""
+    listed = ", ".join(literal(str(path)) for path in paths)
+    # The folder names carry table= and run_id=, which DuckDB would otherwise add as columns.
+    return f"read_parquet([{listed}], hive_partitioning=false, union_by_name=true)"
+
+
+def empty(table: schema.Table) -> str:
+    """SQL for a relation with the table's typed columns and no rows."""
+    columns = ", ".join(f'NULL::{column.type} AS "{column.name}"' for column in table.columns)
+    return f"(SELECT {columns} WHERE false)"
+
+
+def rows(table: schema.Table, paths: Sequence[Path]) -> str:
+    """SQL for the rows of ``table`` in the given shards, of which there may be none."""
+    return scan(paths) if paths else empty(table)
+
+
+def create(table: schema.Table) -> str:
+    """The CREATE TABLE statement of ``table``."""
+    columns = ", ".join(
+        f'"{column.name}" {column.type}{"" if column.nullable else " NOT NULL"}' for column in table.columns
+    )
+    return f'CREATE TABLE "{table.name}" ({columns})'
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text; DuckDB adds the query below it."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def attach_generation(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """The schema version of the generation at ``path``, attached read-only as ``generation``.
+
+    Raises ``MissingStoreError`` when the file is gone, ``CorruptStoreError`` when it is no readable generation and
+    ``NewerSchemaError`` when a newer version wrote it.
+    """
+    try:
+        if not path.exists():
+            raise FileNotFoundError
+        connection.execute(f"ATTACH {literal(str(path))} AS generation (READ_ONLY)")
+        found = connection.execute("SELECT schema_version FROM generation.store_meta").fetchall()
+    except (duckdb.Error, OSError) as error:
+        if not path.exists():
+            raise MissingStoreError(f"generation {path.name} is missing") from error
+        raise CorruptStoreError(damaged_generation(path.name, error)) from error
+    if not found:
+        raise CorruptStoreError(damaged_generation(path.name, ValueError("it names no schema version")))
+    version = int(found[0][0])
+    if version > schema.SCHEMA_VERSION:
+        raise NewerSchemaError(shards.newer(f"generation {path.name}", version))
+    return version
+
+
+def damaged_generation(name: str, error: Exception) -> str:
+    """The sentence about a generation file that cannot be read."""
+    return f"generation {name} is damaged ({first_line(error)}); `vmoer verify --repair` builds it anew from the shards"
