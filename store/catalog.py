@@ -146,7 +146,8 @@ def delete_run(home: layout.Home, run_id: str) -> None:
 def seal(home: layout.Home, run_id: str, **changes: Any) -> RunManifest:
     """The run's manifest with the SHA-256 and row count of each shard, written to disk.
 
-    ``changes`` set fields in the same write. Call it when the last shard is written, e.g. ``seal(home, run_id, status="finished", ended_at=now())``.
+    ``changes`` set fields in the same write. Call it when the last shard is written, e.g.
+    ``seal(home, run_id, status="finished", ended_at=now())``.
     """
     manifest = replace(read_manifest(home, run_id), **changes)
     listed = {

@@ -27,7 +27,7 @@ KEEP_SECONDS = 600.0
 _OWN_TABLES = """
 CREATE TABLE store_meta (schema_version INTEGER, generation BIGINT, published_at TIMESTAMP);
 CREATE TABLE store_fingerprints (run_id VARCHAR, fingerprint VARCHAR);
-CREATE TABLE store_shards (table_name VARCHAR, run_id VARCHAR, path VARCHAR);
+CREATE TABLE store_shards (table_name VARCHAR, run_id VARCHAR, path VARCHAR, sha256 VARCHAR);
 CREATE TABLE store_problems (run_id VARCHAR, table_name VARCHAR, sentence VARCHAR);
 """
 
@@ -37,7 +37,8 @@ def publish(home: layout.Home, timeout: float = 60.0) -> int:
 
     Rows of runs whose shards have not changed are copied from the previous generation; the others are read and
     summarised again. Runs that are queued, running or failed appear with what they have. A run whose shards cannot be
-    read does not stop the others: it is listed in ``Store.problems``. Waits up to ``timeout`` seconds for another publisher.
+    read does not stop the others: it is listed in ``Store.problems``. Waits up to ``timeout`` seconds for another
+    publisher.
     """
     layout.generations_folder(home).mkdir(parents=True, exist_ok=True)
     with _only_publisher(home, timeout):
@@ -179,12 +180,18 @@ def _add_run(
         for name, rows in tables.items():
             _insert(connection, name, rows)
     connection.execute("INSERT INTO store_fingerprints VALUES (?, ?)", [run_id, fingerprint])
+    hashes = {
+        (table_name, entry["name"]): entry["sha256"]
+        for table_name, entries in (manifest.shards or {}).items()
+        for entry in entries
+    }
     for table_name, found in paths.items():
         listed = pa.table(
             {
                 "table_name": [table_name] * len(found),
                 "run_id": [run_id] * len(found),
                 "path": [path.relative_to(home).as_posix() for path in found],
+                "sha256": pa.array([hashes.get((table_name, path.name)) for path in found], pa.string()),
             }
         )
         _insert(connection, "store_shards", listed)
@@ -225,6 +232,20 @@ def _usable_previous(home: layout.Home) -> Path | None:
     except (MissingStoreError, CorruptStoreError):
         return None
     return path if version == schema.SCHEMA_VERSION else None
+
+
+def listed_shards(home: layout.Home) -> set[Path]:
+    """The shards that any generation on the disk lists: open readers may be reading them."""
+    found: set[Path] = set()
+    for number in generations(home):
+        with engine.connect(threads=1) as connection:
+            try:
+                engine.attach_generation(connection, layout.generation_path(home, number))
+                rows = connection.execute("SELECT path FROM generation.store_shards").fetchall()
+            except (StoreError, duckdb.Error):
+                continue  # unreadable for a reader too
+            found.update(Path(home) / path for (path,) in rows)
+    return found
 
 
 def leftovers(home: layout.Home) -> list[Path]:

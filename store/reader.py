@@ -51,14 +51,17 @@ class Store:
         except duckdb.Error as error:
             raise StoreError("this store has been closed: open it again") from error
 
-    def shards(self, table: str, run_ids: str | Sequence[str] | None = None) -> list[Path]:
-        """The shards of a fact or result table in this generation, of all runs or of the given ones."""
+    def shards(self, table: str, run_ids: str | Sequence[str] | None = None) -> dict[Path, str | None]:
+        """The shards of a fact or result table in this generation, of all runs or of the given ones, in reading order.
+
+        Each with the SHA-256 it was sealed with, or None when its run was not sealed.
+        """
         layout.check_table(table, "fact", "result")
         wanted = [run_ids] if isinstance(run_ids, str) else run_ids
         cursor = self.cursor()
         try:
             rows = cursor.execute(
-                "SELECT path FROM generation.store_shards WHERE table_name = $table "
+                "SELECT path, sha256 FROM generation.store_shards WHERE table_name = $table "
                 "AND ($runs IS NULL OR list_contains($runs::VARCHAR[], run_id)) ORDER BY run_id, path",
                 {"table": table, "runs": None if wanted is None else list(wanted)},
             ).fetchall()
@@ -66,11 +69,11 @@ class Store:
             raise self.explain("", error) from error
         finally:
             cursor.close()
-        return [self.home / path for (path,) in rows]
+        return {self.home / path: sha256 for path, sha256 in rows}
 
     def facts(self, table: str, run_ids: str | Sequence[str] | None = None) -> str:
         """SQL for the rows of a fact table, to stand after FROM; naming the runs reads only their shards."""
-        return engine.rows(schema.TABLES[table], self.shards(table, run_ids))
+        return engine.rows(schema.TABLES[table], list(self.shards(table, run_ids)))
 
     def problems(self) -> pd.DataFrame:
         """What could not be read when this generation was published: columns run_id, table_name, sentence."""
@@ -123,7 +126,7 @@ def open_store(home: layout.Home, memory_limit: str = engine.MEMORY_LIMIT, threa
         if number is None:
             raise MissingStoreError(f"there are no results yet in {home}: run `vmoer demo`")
         try:
-            return Store(folder, number, _connect(folder, number, memory_limit, threads))
+            return Store(folder, number, connect_generation(folder, number, memory_limit, threads))
         except MissingStoreError as error:
             # Published and pruned between the two reads; if CURRENT still names it, it is really gone.
             if number == tried:
@@ -134,13 +137,23 @@ def open_store(home: layout.Home, memory_limit: str = engine.MEMORY_LIMIT, threa
             tried = number
 
 
-def _connect(folder: Path, number: int, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the generation attached: its views hold the folder's present path."""
+def connect_generation(
+    folder: Path, number: int, memory_limit: str, threads: int, locked: bool = True
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the generation attached; its views hold the folder's present path.
+
+    ``locked`` keeps every query inside the folder of shards, whatever its text says; only an export needs it off.
+    """
     connection = engine.connect(threads=threads, memory_limit=memory_limit)
     try:
         engine.attach_generation(connection, layout.generation_path(folder, number))
         for table in schema.tables("catalog", "result", "derived"):
             connection.execute(f'CREATE VIEW "{table.name}" AS SELECT * FROM generation."{table.name}"')
+        if locked:
+            facts = engine.literal(str(layout.facts_folder(folder)))
+            connection.execute(f"SET allowed_directories = [{facts}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
     except duckdb.Error as error:
         connection.close()
         raise CorruptStoreError(engine.damaged_generation(f"vmoer-{number}.duckdb", error)) from error

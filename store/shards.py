@@ -40,7 +40,8 @@ def write_shard(home: layout.Home, table: str, run_id: str, name: str, data: pa.
     """The path of the shard that now holds ``data``; a shard written before under the same ``name`` is replaced.
 
     ``data`` maps column names to arrays (2-D ``[rows, k]`` for list columns), sequences, or one scalar for a
-    constant column; ``run_id`` may be left out. NaN, infinities, unknown, missing and wrong-typed columns are refused by name.
+    constant column; ``run_id`` may be left out. NaN, infinities, unknown, missing and wrong-typed columns are
+    refused by name.
     """
     spec = layout.check_table(table, "fact", "result")
     path = layout.shard_path(home, table, run_id, shard_name(name))
@@ -139,6 +140,11 @@ def check_pages(path: Path) -> None:
 def display(path: Path) -> str:
     """A shard's path from ``facts`` on, which is what a message should show."""
     return "/".join(path.parts[-4:])
+
+
+def changed(path: Path) -> str:
+    """The sentence about a shard whose bytes are not those that were sealed."""
+    return f"shard {display(path)} has changed since it was sealed: its SHA-256 differs"
 
 
 def newer(what: str, version: int) -> str:

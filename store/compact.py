@@ -1,0 +1,130 @@
+# ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
+"""Compacting: a finished run's many shards become few sorted ones; what nothing refers to is removed after a while."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from store import engine, files, layout, schema, shards, summaries, typed
+from store.catalog import list_manifests, read_manifest, write_manifest
+from store.errors import CorruptShardError, StoreError
+from store.publish import listed_shards, publish, shard_paths
+
+ROWS_PER_SHARD = 1_000_000
+GRACE_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What compacting did: shards merged, shards written for them, files removed and the bytes they held."""
+
+    merged: int
+    written: int
+    removed: int
+    bytes_freed: int
+
+
+def compact(
+    home: layout.Home, run_id: str | None = None, grace: float = GRACE_SECONDS, rows_per_shard: int = ROWS_PER_SHARD
+) -> Compacted:
+    """Merge the shards of one sealed run, or of all; then remove files older than ``grace`` seconds that nothing needs.
+
+    Rows stay the same, sorted by their key. The replaced shards stay on the disk while a generation on it still lists
+    them, so that open readers go on reading.
+    """
+    manifests = [read_manifest(home, run_id)] if run_id is not None else list_manifests(home)
+    merged = written = 0
+    for manifest in manifests:
+        if manifest.sealed:
+            before, after = _merge_run(home, manifest.run_id, rows_per_shard)
+            merged, written = merged + before, written + after
+    if merged:
+        publish(home)
+    removed, freed = _remove_unused(home, grace)
+    return Compacted(merged, written, removed, freed)
+
+
+def _merge_run(home: layout.Home, run_id: str, rows_per_shard: int) -> tuple[int, int]:
+    manifest = read_manifest(home, run_id)
+    listed: dict[str, list[dict[str, Any]]] = dict(manifest.shards or {})
+    paths = shard_paths(home, manifest)
+    before = after = 0
+    for name, entries in listed.items():
+        rows = sum(int(entry["rows"]) for entry in entries)
+        if len(entries) <= max(1, -(-rows // rows_per_shard)):
+            continue
+        for path, entry in zip(paths[name], entries, strict=True):
+            shards.check_info(path, name, run_id)
+            if files.sha256(path) != entry["sha256"]:
+                raise CorruptShardError(shards.changed(path))
+        merged = list(_write_merged(home, schema.TABLES[name], run_id, paths[name], rows_per_shard))
+        listed[name] = [
+            {"name": path.name, "sha256": files.sha256(path), "rows": shards.read_info(path).rows}
+            for path in sorted(merged)
+        ]
+        before, after = before + len(entries), after + len(merged)
+    if before:
+        write_manifest(home, replace(manifest, shards=listed))
+    return before, after
+
+
+def _write_merged(
+    home: layout.Home, table: schema.Table, run_id: str, paths: list[Path], rows_per_shard: int
+) -> Iterator[Path]:
+    """Stream the rows of ``paths``, sorted by key, into new shards named after their inputs."""
+    inputs = hashlib.sha256("".join(path.name for path in paths).encode()).hexdigest()
+    target = typed.arrow_schema(table)
+    sql = f"SELECT {engine.names(table.column_names)} FROM {engine.scan(paths)} ORDER BY {engine.names(table.key)}"
+    with engine.connect() as connection:
+        try:
+            reader = connection.sql(sql).to_arrow_reader(shards.ROW_GROUP)
+            held: list[pa.RecordBatch] = []
+            number = 0
+            for batch in reader:
+                held.append(batch.cast(target))
+                if sum(one.num_rows for one in held) >= rows_per_shard:
+                    yield shards.write_shard(
+                        home, table.name, run_id, f"{inputs}/{number}", pa.Table.from_batches(held)
+                    )
+                    held, number = [], number + 1
+            if held:
+                yield shards.write_shard(home, table.name, run_id, f"{inputs}/{number}", pa.Table.from_batches(held))
+        except (duckdb.Error, pa.ArrowException) as error:
+            raise summaries.find_damaged(paths) or StoreError(
+                f"the shards of {shards.display(paths[0].parent)} cannot be merged: {engine.first_line(error)}"
+            ) from error
+
+
+def _remove_unused(home: layout.Home, grace: float) -> tuple[int, int]:
+    """Remove shards that neither a manifest nor a generation lists; those of an unsealed run all count as listed."""
+    damaged: list[Any] = []
+    needed = listed_shards(home)
+    unsealed: set[str] = set()
+    for manifest in list_manifests(home, damaged):
+        if manifest.sealed:
+            needed.update(path for found in shard_paths(home, manifest).values() for path in found)
+        else:
+            unsealed.add(manifest.run_id)
+    removed = freed = 0
+    if damaged:
+        return 0, 0  # a manifest that cannot be read may list any of them
+    for folder in sorted(layout.facts_folder(home).glob("table=*/run_id=*")):
+        if folder.name.removeprefix("run_id=") in unsealed:
+            continue
+        for path in folder.iterdir():
+            status = path.stat()
+            if path in needed or not layout.is_shard_name(path.name) or time.time() - status.st_mtime < grace:
+                continue
+            path.unlink()
+            removed, freed = removed + 1, freed + status.st_size
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    return removed, freed
