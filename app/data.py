@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-from store.reader import Store, open_store
 
 from app.settings import Settings
 from store import queries
+from store.reader import Store, open_store
 
 Key = tuple[str, str, int]
 

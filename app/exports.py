@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import vl_convert
 
 from app import palette
+from app.charts.render import specification
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _LATEX = {
@@ -40,6 +41,10 @@ def _plain(value: Any) -> Any:
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
         return None
     return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): _plain(value) for name, value in row.items()} for row in frame.to_dict(orient="records")]
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:
@@ -68,8 +73,7 @@ def parquet_bytes(frame: pd.DataFrame, card: Mapping[str, Any]) -> bytes:
 
 def json_bytes(frame: pd.DataFrame, card: Mapping[str, Any]) -> bytes:
     """``{"card": …, "rows": […]}`` with ``null`` for missing values."""
-    rows = [{name: _plain(value) for name, value in row.items()} for row in frame.to_dict(orient="records")]
-    return json.dumps({"card": _plain(card), "rows": rows}, ensure_ascii=False, indent=1).encode("utf-8")
+    return json.dumps({"card": _plain(card), "rows": _rows(frame)}, ensure_ascii=False, indent=1).encode("utf-8")
 
 
 def latex_bytes(frame: pd.DataFrame, card: Mapping[str, Any], caption: str) -> bytes:
@@ -106,18 +110,13 @@ def latex_bytes(frame: pd.DataFrame, card: Mapping[str, Any], caption: str) -> b
 
 def chart_spec(chart: alt.TopLevelMixin, title: str, card: Mapping[str, Any]) -> dict[str, Any]:
     """The complete Vega-Lite specification of ``chart``: data inside, title, light colours, card in ``usermeta``."""
-    # Inline data are wanted here, whatever their number; pages have limited them already.
-    with alt.data_transformers.enable("default", max_rows=None):
-        spec = chart.to_dict()
-    heading = spec.get("title")
-    if heading is None:
-        spec["title"] = {"text": title, "anchor": "start"}
+    spec, frames = specification(chart)
+    spec["datasets"] = {name: _rows(frame) for name, (frame, _) in frames.items()}
+    spec["title"] = {"text": title, "anchor": "start", "fontSize": 15, "offset": 12}
     spec["config"] = {**spec.get("config", {}), **palette.export_config("light")}
     spec["usermeta"] = _plain(card)
-    # On screen the browser decides the width; a file needs a fixed one.
-    if spec.get("width", "container") == "container" and not any(
-        key in spec for key in ("concat", "hconcat", "vconcat")
-    ):
+    # On screen the browser decides the width; a file needs one.
+    if not {"width", "concat", "vconcat"} & spec.keys():
         spec["width"] = 860
     return spec
 

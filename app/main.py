@@ -10,17 +10,22 @@ APP = Path(__file__).resolve().parent
 if str(APP.parent) not in sys.path:
     sys.path.insert(0, str(APP.parent))
 
+from app.components.states import broken
+from store.errors import StoreError
+
 # A local picture: Streamlit would fetch an icon of another kind from a font host.
 st.set_page_config(page_title="VMoER", page_icon=str(APP / "static" / "favicon.png"), layout="wide")
 
-PAGES = {
-    "Results": [
-        st.Page("views/overview.py", title="Overview", default=True),
-        st.Page("views/layers.py", title="Layer susceptibility", url_path="layers"),
-        st.Page("views/calibration.py", title="Calibration", url_path="calibration"),
-        st.Page("views/ood.py", title="OoD detection", url_path="ood"),
-        st.Page("views/compare.py", title="Compare", url_path="compare"),
-    ],
-}
+PAGES = [
+    st.Page("views/overview.py", title="Overview", default=True),
+    st.Page("views/layers.py", title="Layer susceptibility", url_path="layers"),
+    st.Page("views/calibration.py", title="Calibration", url_path="calibration"),
+    st.Page("views/ood.py", title="OoD detection", url_path="ood"),
+    st.Page("views/compare.py", title="Compare", url_path="compare"),
+]
 
-st.navigation(PAGES, position="top").run()
+page = st.navigation(PAGES, position="top")
+try:
+    page.run()
+except StoreError as error:
+    broken(str(error))

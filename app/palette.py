@@ -35,8 +35,8 @@ DIVERGING: dict[Theme, tuple[str, ...]] = {
 BACKGROUND: dict[Theme, str] = {"light": "#FFFFFF", "dark": "#10151C"}
 # Rules, labels and outlines inside charts: at least 3:1 on both backgrounds.
 NEUTRAL = "#7C8592"
-MUTED = "#9AA6B4"
-MARK = "#E8682A"  # what the reader selected, and the layers that carry Bayesian routers
+CALM = "#6C9BD2"  # as it should be, nothing to look at
+MARK = "#D6409F"  # what the reader selected, and the layers that carry Bayesian routers
 BETTER, WORSE = "#2E9C86", "#D1560A"  # always with a triangle up or down beside them
 
 ROLES: tuple[str, ...] = ("in-distribution", "near-ood", "far-ood", "validation")

@@ -45,16 +45,19 @@ def ladder_order(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def default_run(runs: pd.DataFrame) -> str | None:
-    """The newest finished Bayesian run that is no control, else the newest run; ``None`` where there is none."""
+    """What to show first: of the newest experiment with a finished run, the most elaborate method's first estimator.
+
+    Controls come last; without a finished run it is the newest one; ``None`` where there is no run at all.
+    """
     if runs.empty:
         return None
-    newest = runs.sort_values(["started_at", "run_id"], ascending=False)
-    wanted = newest[
-        (newest["status"] == "finished") & (newest["method"] != "deterministic") & (newest["control"] == "none")
-    ]
-    finished = newest[newest["status"] == "finished"]
-    first = next(frame for frame in (wanted, finished, newest) if not frame.empty)
-    return str(first.iloc[0]["run_id"])
+    finished = runs[runs["status"] == "finished"]
+    candidates = finished if not finished.empty else runs
+    newest = candidates.sort_values(["started_at", "run_id"], ascending=False).iloc[0]["experiment"]
+    family = ladder_order(candidates[candidates["experiment"] == newest])
+    plain = family[family["control"] == "none"]
+    family = plain if not plain.empty else family
+    return str(family[family["method"] == family.iloc[-1]["method"]].iloc[0]["run_id"])
 
 
 def siblings(runs: pd.DataFrame, run_id: str) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def selected_outline(layers: Sequence[int], layer: int | None) -> alt.Chart | No
     return (
         alt.Chart(frame)
         .mark_rect(filled=False, stroke=MARK, strokeWidth=2.5, tooltip=None)
-        .encode(x=layer_axis(layers), y=alt.value(0), y2=alt.value("height"))
+        .encode(x=layer_axis(layers), y=alt.YValue(0), y2=alt.Y2Value("height"))
     )
 
 
@@ -73,27 +73,24 @@ def chosen_marks(layers: Sequence[int], chosen: Sequence[int]) -> alt.Chart | No
     return (
         alt.Chart(pd.DataFrame({"layer": marked, "note": "carries a Bayesian router"}))
         .mark_point(shape="triangle-up", size=55, filled=True, color=MARK, opacity=1, yOffset=-6)
-        .encode(x=layer_axis(layers), y=alt.value("height"), tooltip=[tip("layer:O", "layer"), tip("note:N", "note")])
+        .encode(x=layer_axis(layers), y=alt.YValue("height"), tooltip=[tip("layer:O", "layer"), tip("note:N", "note")])
     )
 
 
-def rule(value: float, label: str, *, dash: Sequence[int] = (5, 4), horizontal: bool = True) -> alt.LayerChart:
-    """A labelled reference line at ``value``."""
+def rule(
+    value: float, label: str, *, dash: Sequence[int] = (5, 4), horizontal: bool = True, below: bool = False
+) -> alt.LayerChart:
+    """A labelled reference line at ``value``; the label stands at its start, above the line unless ``below``."""
     frame = pd.DataFrame({"at": [float(value)], "label": [label]})
     channel = {"y": alt.Y("at:Q")} if horizontal else {"x": alt.X("at:Q")}
     line = alt.Chart(frame).mark_rule(color=NEUTRAL, strokeDash=list(dash), strokeWidth=1.5)
     text = alt.Chart(frame).mark_text(
-        color=NEUTRAL,
-        align="right" if horizontal else "left",
-        baseline="bottom",
-        dx=-4 if horizontal else 4,
-        dy=-2,
-        fontSize=11,
+        color=NEUTRAL, align="left", baseline="top" if below else "bottom", dx=4, dy=3 if below else -2, fontSize=11
     )
-    edge = {"x": alt.value("width")} if horizontal else {"y": alt.value(10)}
+    edge = {"x": alt.XValue(0)} if horizontal else {"y": alt.YValue(10)}
     return alt.layer(
         line.encode(**channel, tooltip=[tip("label:N", "line"), tip("at:Q", "value", ".3f")]),
-        text.encode(**channel, **edge, text="label:N"),
+        text.encode(**channel, **edge, text=alt.Text("label:N")),
     )
 
 

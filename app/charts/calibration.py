@@ -10,7 +10,7 @@ import pandas as pd
 from app.charts.base import require, stack, tip
 from app.palette import NEUTRAL
 
-SIDE = 236
+SIDE = 216
 FEW = 30  # bins with fewer examples are drawn hollow: their accuracy is mostly noise
 DIRECTIONS = ("over-confident", "under-confident")
 
@@ -20,9 +20,7 @@ def direction(gap: float) -> str:
     return DIRECTIONS[0] if gap > 0 else DIRECTIONS[1]
 
 
-def reliability_diagram(
-    bins: pd.DataFrame, *, title: str, subtitle: str | Sequence[str] = "", top: float | None = None
-) -> alt.VConcatChart:
+def reliability_diagram(bins: pd.DataFrame, *, top: float | None = None) -> alt.VConcatChart:
     """One reliability diagram (accuracy over confidence per bin) above the number of examples in each bin.
 
     The vertical bar from the diagonal to the point is the bin's gap, orange where the run is over-confident. Bins
@@ -61,9 +59,13 @@ def reliability_diagram(
     gaps = (
         alt.Chart(full)
         .mark_rule(strokeWidth=7, opacity=0.45)
-        .encode(x=x, y="mean_confidence:Q", y2="accuracy:Q", color=colour)
+        .encode(x=x, y=alt.Y("mean_confidence:Q"), y2=alt.Y2("accuracy:Q"), color=colour)
     )
-    interval = alt.Chart(full).mark_rule(color=NEUTRAL, strokeWidth=1.5).encode(x=x, y="ci_low:Q", y2="ci_high:Q")
+    interval = (
+        alt.Chart(full)
+        .mark_rule(color=NEUTRAL, strokeWidth=1.5)
+        .encode(x=x, y=alt.Y("ci_low:Q"), y2=alt.Y2("ci_high:Q"))
+    )
     many = full[full["n"] >= FEW]
     few = full[full["n"] < FEW]
     solid = alt.Chart(many).mark_point(filled=True, size=55, opacity=1).encode(x=x, y=y, color=colour, tooltip=tooltip)
@@ -77,17 +79,18 @@ def reliability_diagram(
         .mark_text(text="×", color=NEUTRAL, fontSize=12, dy=-6)
         .encode(
             x=alt.X("middle:Q", scale=unit),
-            y=alt.datum(0),
+            y=alt.YDatum(0),
             tooltip=[tip("lower:Q", "no examples from", ".1%"), tip("upper:Q", "to", ".1%")],
         )
     )
     diagram = stack(diagonal, gaps, interval, solid, hollow, crosses).properties(width=SIDE, height=SIDE)
     counts = (
         alt.Chart(full)
-        .mark_bar(color=NEUTRAL, opacity=0.75)
+        .mark_rect(color=NEUTRAL, opacity=0.75)
         .encode(
             x=alt.X("lower:Q", title="confidence", scale=unit, axis=x_axis),
-            x2="upper:Q",
+            y2=alt.Y2Datum(0),
+            x2=alt.X2("upper:Q"),
             y=alt.Y(
                 "n:Q",
                 title="examples",
@@ -102,10 +105,7 @@ def reliability_diagram(
         )
         .properties(width=SIDE, height=52)
     )
-    heading = alt.TitleParams(
-        title, subtitle=subtitle, fontSize=13, subtitleFontSize=12, anchor="start", offset=8, limit=SIDE + 50
-    )
-    return alt.vconcat(diagram, counts, spacing=6, title=heading)
+    return alt.vconcat(diagram, counts, spacing=6)
 
 
 def interval_dots(
@@ -118,6 +118,7 @@ def interval_dots(
     y = alt.Y(f"{row}:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=230, grid=True))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format=axis_form, tickCount=5))
     base = alt.Chart(data)
+    offset: dict[str, alt.SchemaBase] = {}
     encodings: dict[str, alt.SchemaBase] = {}
     if group:
         groups = list(dict.fromkeys(data[group]))
@@ -127,8 +128,10 @@ def interval_dots(
             ),
             "shape": alt.Shape(f"{group}:N", title=None, scale=alt.Scale(domain=groups)),
         }
+        # Both groups of a row beside each other, so that their intervals do not hide one another.
+        offset = {"yOffset": alt.YOffset(f"{group}:N", scale=alt.Scale(domain=groups, paddingOuter=0.6))}
     interval = base.mark_rule(color=NEUTRAL, strokeWidth=2).encode(
-        x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y
+        x=alt.X("ci_low:Q", title=title), x2=alt.X2("ci_high:Q"), y=y, **offset
     )
     points = base.mark_point(filled=True, size=75, opacity=1).encode(
         x=x,
@@ -142,5 +145,6 @@ def interval_dots(
             tip("n:Q", "examples", ",d"),
         ],
         **encodings,
+        **offset,
     )
-    return stack(interval, points).properties(height=30 + 26 * len(order))
+    return stack(interval, points).properties(height=(30 if group else 24) * len(order))

@@ -8,9 +8,10 @@ import altair as alt
 import pandas as pd
 
 from app.charts.base import layer_axis, layer_selection, left_axis, require, selected_outline, stack, tip
-from app.palette import BETTER, MARK, MUTED, NEUTRAL, WORSE
+from app.palette import BETTER, CALM, MARK, NEUTRAL, WORSE
 
 OUTCOMES = ("both right", "wrong → right", "right → wrong", "both wrong")
+OUTCOME_COLOURS = [CALM, BETTER, WORSE, NEUTRAL]
 
 
 def overlap_by_layer(
@@ -37,7 +38,7 @@ def overlap_by_layer(
         )
         .add_params(layer_selection())
     )
-    return stack(bars, selected_outline(layers, layer)).properties(height=220)
+    return stack(bars, selected_outline(layers, layer)).properties(height=190)
 
 
 def flips(frame: pd.DataFrame) -> alt.Chart:
@@ -59,7 +60,7 @@ def flips(frame: pd.DataFrame) -> alt.Chart:
             color=alt.Color(
                 "outcome:N",
                 title=None,
-                scale=alt.Scale(domain=list(OUTCOMES), range=[MUTED, BETTER, WORSE, NEUTRAL]),
+                scale=alt.Scale(domain=list(OUTCOMES), range=OUTCOME_COLOURS),
                 legend=alt.Legend(orient="top", columns=2),
             ),
             order=alt.Order("order:Q"),
@@ -71,7 +72,7 @@ def flips(frame: pd.DataFrame) -> alt.Chart:
                 tip("n:Q", "questions in all", ",d"),
             ],
         )
-        .properties(height=40 + 34 * data["dataset"].nunique())
+        .properties(height=34 * data["dataset"].nunique())
     )
 
 
@@ -84,7 +85,7 @@ def differences(frame: pd.DataFrame, *, title: str, percent: bool) -> alt.LayerC
     interval = (
         alt.Chart(data)
         .mark_rule(color=NEUTRAL, strokeWidth=2)
-        .encode(x=alt.X("ci_low:Q", title=title), x2="ci_high:Q", y=y)
+        .encode(x=alt.X("ci_low:Q", title=title), x2=alt.X2("ci_high:Q"), y=y)
     )
     points = (
         alt.Chart(data)
@@ -111,8 +112,8 @@ def differences(frame: pd.DataFrame, *, title: str, percent: bool) -> alt.LayerC
             ],
         )
     )
-    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[4, 3]).encode(x="at:Q")
-    return stack(zero, interval, points).properties(height=46 + 30 * data["dataset"].nunique())
+    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[4, 3]).encode(x=alt.X("at:Q"))
+    return stack(zero, interval, points).properties(height=30 * data["dataset"].nunique())
 
 
 def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.LayerChart:
@@ -136,7 +137,7 @@ def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.L
             color=alt.Color(
                 "outcome:N",
                 title=None,
-                scale=alt.Scale(domain=domain, range=[MUTED, BETTER, WORSE, NEUTRAL]),
+                scale=alt.Scale(domain=domain, range=OUTCOME_COLOURS),
                 legend=alt.Legend(orient="top", columns=2),
             ),
             shape=alt.Shape(
@@ -155,7 +156,7 @@ def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.L
         )
         .add_params(alt.selection_point(name="question", fields=["dataset", "example_id"], on="click", empty=False))
     )
-    return stack(same, points).properties(height=380)
+    return stack(same, points).properties(height=330)
 
 
 def token_heatmap(
@@ -205,6 +206,6 @@ def token_heatmap(
         outline = (
             alt.Chart(pd.DataFrame({"position": [token]}))
             .mark_rect(filled=False, stroke=MARK, strokeWidth=2.5, tooltip=None)
-            .encode(x=x, y=alt.value(0), y2=alt.value("height"))
+            .encode(x=x, y=alt.YValue(0), y2=alt.Y2Value("height"))
         )
-    return stack(cells, outline).properties(height=70 + max(120, 15 * len(layers)))
+    return stack(cells, outline).properties(height=max(120, 15 * len(layers)))

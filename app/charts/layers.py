@@ -65,9 +65,9 @@ def stability_heatmap(
         level = (
             alt.Chart(pd.DataFrame({"level": [f"{gamma:g}"]}))
             .mark_rect(filled=False, stroke=NEUTRAL, strokeDash=[4, 3], strokeWidth=1.5, tooltip=None)
-            .encode(y=y, x=alt.value(0), x2=alt.value("width"))
+            .encode(y=y, x=alt.XValue(0), x2=alt.X2Value("width"))
         )
-    height = 60 + 26 * len(order)
+    height = 26 * len(order)
     return stack(cells, dots, level, selected_outline(layers, layer)).properties(height=height)
 
 
@@ -89,9 +89,11 @@ def stability_profile(
     spread = (
         alt.Chart(data)
         .mark_bar(color=NEUTRAL, opacity=0.22, cornerRadius=2)
-        .encode(x=x, y=alt.Y("low:Q", scale=alt.Scale(domain=[0, 1]), axis=axis), y2="high:Q")
+        .encode(x=x, y=alt.Y("low:Q", scale=alt.Scale(domain=[0, 1]), axis=axis), y2=alt.Y2("high:Q"))
     )
-    interval = alt.Chart(data).mark_rule(color=NEUTRAL, strokeWidth=2).encode(x=x, y="ci_low:Q", y2="ci_high:Q")
+    interval = (
+        alt.Chart(data).mark_rule(color=NEUTRAL, strokeWidth=2).encode(x=x, y=alt.Y("ci_low:Q"), y2=alt.Y2("ci_high:Q"))
+    )
     verdicts = ["stable", "susceptible"]
     points = (
         alt.Chart(data)
@@ -115,11 +117,11 @@ def stability_profile(
         .add_params(layer_selection())
     )
     lines = [
-        rule(float(data["threshold"].mean()), "susceptible below this line"),
+        rule(float(data["threshold"].mean()), "susceptible below this line", below=True),
         rule(float(data["chance"].mean()), "two random sets", dash=(2, 3)),
     ]
     marks = chosen_marks(layers, chosen)
-    return stack(spread, interval, *lines, points, marks, selected_outline(layers, layer)).properties(height=240)
+    return stack(spread, interval, *lines, points, marks, selected_outline(layers, layer)).properties(height=210)
 
 
 def leverage_bars(
@@ -166,10 +168,12 @@ def leverage_bars(
         )
         .add_params(layer_selection())
     )
-    interval = alt.Chart(data).mark_rule(color=NEUTRAL, strokeWidth=2).encode(x=x, y=f"{low}:Q", y2=f"{high}:Q")
-    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL).encode(y="at:Q")
+    interval = (
+        alt.Chart(data).mark_rule(color=NEUTRAL, strokeWidth=2).encode(x=x, y=alt.Y(f"{low}:Q"), y2=alt.Y2(f"{high}:Q"))
+    )
+    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL).encode(y=alt.Y("at:Q"))
     marks = chosen_marks(layers, chosen)
-    return stack(bars, interval, zero, marks, selected_outline(layers, layer)).properties(height=220)
+    return stack(bars, interval, zero, marks, selected_outline(layers, layer)).properties(height=190)
 
 
 def load_heatmap(
@@ -202,7 +206,7 @@ def load_heatmap(
         )
         .add_params(layer_selection())
     )
-    height = 40 + min(18 * experts, 560)
+    height = min(18 * experts, 560)
     return stack(cells, selected_outline(layers, layer)).properties(height=height)
 
 
@@ -216,6 +220,7 @@ def expert_bars(frame: pd.DataFrame, *, value: str = "share") -> alt.LayerChart:
         .mark_point(filled=True, size=60, opacity=0.9)
         .encode(
             x=alt.X("expert_index:O", title="expert", axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=True)),
+            xOffset=alt.XOffset("dataset:N", scale=alt.Scale(domain=names, paddingOuter=0.6)),
             y=alt.Y(f"{value}:Q", scale=alt.Scale(zero=True), axis=left_axis("share of load", form=".0%")),
             color=alt.Color("dataset:N", title=None, scale=alt.Scale(domain=names), legend=alt.Legend(orient="top")),
             shape=alt.Shape("dataset:N", title=None, scale=alt.Scale(domain=names)),
@@ -226,4 +231,4 @@ def expert_bars(frame: pd.DataFrame, *, value: str = "share") -> alt.LayerChart:
             ],
         )
     )
-    return stack(rule(1 / experts, "balanced 1/E"), points).properties(height=220)
+    return stack(rule(1 / experts, "balanced 1/E"), points).properties(height=190)

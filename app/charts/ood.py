@@ -16,19 +16,25 @@ OOD_ROLES = ("near-ood", "far-ood")
 DASHES = {"in-distribution": [1, 0], "near-ood": [7, 3], "far-ood": [2, 2], "validation": [1, 0]}
 
 
-def histogram(scores: pd.DataFrame, bins: int = 32) -> pd.DataFrame:
-    """Share of each data set's questions per score bin; one set of edges for all, so that heights compare."""
+def histogram(scores: pd.DataFrame, bins: int = 32, tail: float = 0.99) -> pd.DataFrame:
+    """Share of each data set's questions per score bin; one set of edges for all, so that heights compare.
+
+    The last bin also holds the values beyond the ``tail`` quantile of all scores: one far value would otherwise press
+    everything else into a single bar. Its upper edge is the true maximum.
+    """
     values = scores["value"].to_numpy(dtype=float)
-    low, high = float(values.min()), float(values.max())
+    low, high = float(values.min()), float(np.quantile(values, tail))
     if high <= low:
         high = low + 1.0
     edges = np.linspace(low, high, bins + 1)
+    counted = np.append(edges[:-1], max(high, float(values.max())))
+    order = {role: number for number, role in enumerate(ROLE_LABELS)}
     rows = []
-    for (dataset, role), group in scores.groupby(["dataset", "role"], sort=False):
-        counts, _ = np.histogram(group["value"], bins=edges)
-        for lower, upper, count in zip(edges[:-1], edges[1:], counts, strict=True):
-            rows.append((dataset, role, lower, upper, int(count), count / len(group), len(group)))
-    return pd.DataFrame(rows, columns=["dataset", "role", "lower", "upper", "count", "share", "n"])
+    for (dataset, role), group in sorted(scores.groupby(["dataset", "role"]), key=lambda one: order[one[0][1]]):
+        counts, _ = np.histogram(group["value"], bins=counted)
+        for lower, upper, drawn, count in zip(edges[:-1], counted[1:], edges[1:], counts, strict=True):
+            rows.append((dataset, role, lower, upper, drawn, int(count), count / len(group), len(group)))
+    return pd.DataFrame(rows, columns=["dataset", "role", "lower", "upper", "drawn_to", "count", "share", "n"])
 
 
 def roc_points(scores: pd.DataFrame) -> pd.DataFrame:
@@ -53,9 +59,9 @@ def _labels(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[list[int
 
 def distributions(frame: pd.DataFrame, *, score: str) -> alt.LayerChart:
     """Distribution of a score per data set (share of its questions per bin); further right = more OoD."""
-    data, sets, dashes = _labels(require(frame, "dataset", "role", "lower", "upper", "count", "share", "n"))
+    data, sets, dashes = _labels(require(frame, "dataset", "role", "lower", "upper", "drawn_to", "count", "share", "n"))
     # A step line needs the right edge of the last bin as well.
-    last = data.groupby("set", sort=False).tail(1).assign(lower=lambda rows: rows["upper"], count=0)
+    last = data.groupby("set", sort=False).tail(1).assign(lower=lambda rows: rows["drawn_to"])
     steps = pd.concat([data, last], ignore_index=True)
     scale = alt.Scale(domain=sets)
     legend = alt.Legend(orient="top", columns=2, labelLimit=320, title=None)
@@ -83,7 +89,7 @@ def distributions(frame: pd.DataFrame, *, score: str) -> alt.LayerChart:
             ],
         )
     )
-    return stack(area, line).properties(height=300)
+    return stack(area, line).properties(height=260)
 
 
 def roc(frame: pd.DataFrame) -> alt.LayerChart:
@@ -121,7 +127,7 @@ def roc(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return stack(chance, rule(0.95, "FPR@95TPR is read here", dash=(2, 3)), curves).properties(height=300)
+    return stack(chance, rule(0.95, "FPR@95TPR is read here", dash=(2, 3)), curves).properties(height=260)
 
 
 def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart:
@@ -136,7 +142,7 @@ def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
     interval = (
         alt.Chart(data)
         .mark_rule(color=NEUTRAL, strokeWidth=2)
-        .encode(x="ci_low:Q", x2="ci_high:Q", y=y, yOffset=offset)
+        .encode(x=alt.X("ci_low:Q"), x2=alt.X2("ci_high:Q"), y=y, yOffset=offset)
     )
     points = (
         alt.Chart(data)
@@ -159,4 +165,4 @@ def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
         )
     )
     chance = rule(0.5, "chance", horizontal=False)
-    return stack(chance, interval, points).properties(height=60 + len(order) * max(26, 14 * len(sets)))
+    return stack(chance, interval, points).properties(height=len(order) * max(26, 13 * len(sets)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -10,13 +11,27 @@ import pandas as pd
 import streamlit as st
 
 from app import exports
+from app.charts.render import screen_spec
 from app.components.card import card_popover
 from app.components.explain import metric_help
+from app.components.text import plain
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of several small multiples: its own heading, the lines below that, and the chart at its own size."""
+
+    title: str
+    chart: alt.TopLevelMixin
+    lines: Sequence[str] = ()
+
+
+Drawing = alt.TopLevelMixin | Sequence[Tile]
 
 
 def figure(
     title: str,
-    chart: alt.TopLevelMixin | Sequence[alt.TopLevelMixin],
+    chart: Drawing,
     table: pd.DataFrame,
     *,
     key: str,
@@ -27,7 +42,7 @@ def figure(
     selection: str | None = None,
     on_select: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Draw one figure. ``table`` is what the chart plots; several charts are drawn as small multiples that wrap.
+    """Draw one figure. ``table`` is what the chart plots; tiles are drawn as small multiples that wrap.
 
     ``note`` states n, interval and direction. ``on_select`` gets the first point that the reader clicked.
     """
@@ -35,21 +50,39 @@ def figure(
     if isinstance(chart, Sequence):
         with st.container(horizontal=True, gap="medium"):
             for number, tile in enumerate(chart):
-                st.altair_chart(tile, width="content", key=f"{key}.chart.{number}", alt=alt_text)
-    elif selection and on_select:
-        chart_key = f"{key}.chart"
-
-        def selected() -> None:
-            points = st.session_state[chart_key]["selection"].get(selection)
-            if points:
-                on_select(points[0])
-
-        st.altair_chart(
-            chart, width="stretch", key=chart_key, alt=alt_text, on_select=selected, selection_mode=selection
-        )
+                _tile(tile, key=f"{key}.{number}", alt_text=alt_text)
     else:
-        st.altair_chart(chart, width="stretch", key=f"{key}.chart", alt=alt_text)
+        _chart(chart, key=f"{key}.chart", alt_text=alt_text, selection=selection, on_select=on_select)
     table_behind(table, key=key)
+
+
+def _tile(tile: Tile, *, key: str, alt_text: str) -> None:
+    with st.container(width="content", gap="xsmall"):
+        st.markdown("  \n".join([f"**{plain(tile.title)}**", *(f":small[{plain(line)}]" for line in tile.lines)]))
+        st.vega_lite_chart(
+            spec=screen_spec(tile.chart, "none"), width="content", key=f"{key}.chart", alt=f"{tile.title}: {alt_text}"
+        )
+
+
+def _chart(
+    chart: alt.TopLevelMixin,
+    *,
+    key: str,
+    alt_text: str,
+    selection: str | None,
+    on_select: Callable[[dict[str, Any]], None] | None,
+) -> None:
+    spec = screen_spec(chart, "width")
+    if selection is None or on_select is None:
+        st.vega_lite_chart(spec=spec, width="stretch", key=key, alt=alt_text)
+        return
+
+    def selected() -> None:
+        points = st.session_state[key]["selection"].get(selection)
+        if points:
+            on_select(points[0])
+
+    st.vega_lite_chart(spec=spec, width="stretch", key=key, alt=alt_text, on_select=selected, selection_mode=selection)
 
 
 def heading(
@@ -60,16 +93,16 @@ def heading(
     card: Mapping[str, Any],
     table: pd.DataFrame,
     explains: Sequence[str] = (),
-    chart: alt.TopLevelMixin | Sequence[alt.TopLevelMixin] | None = None,
+    chart: Drawing | None = None,
 ) -> None:
     """The line above a figure or table: title, formula, card, downloads; and below it what is counted."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"#### {title}", anchors=False)
+        st.markdown(f"#### {plain(title)}", anchors=False)
         if explains:
             metric_help(explains, key=key)
         card_popover(card, key=key)
         downloads(table, chart, key=key, title=title, card=card)
-    st.caption(note)
+    st.caption(plain(note))
 
 
 def table_behind(table: pd.DataFrame, *, key: str) -> None:
@@ -80,7 +113,7 @@ def table_behind(table: pd.DataFrame, *, key: str) -> None:
 
 def downloads(
     table: pd.DataFrame,
-    chart: alt.TopLevelMixin | Sequence[alt.TopLevelMixin] | None,
+    chart: Drawing | None,
     *,
     key: str,
     title: str,
@@ -90,8 +123,10 @@ def downloads(
     stem = key.replace(".", "-")
 
     def spec() -> dict[str, Any]:
-        whole = alt.concat(*chart, columns=4) if isinstance(chart, Sequence) else chart
-        return exports.chart_spec(whole, title, card)
+        if not isinstance(chart, Sequence):
+            return exports.chart_spec(chart, title, card)
+        titled = [tile.chart.properties(title=alt.Title(tile.title, subtitle=list(tile.lines))) for tile in chart]
+        return exports.chart_spec(alt.concat(*titled, columns=4), title, card)
 
     tables: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("CSV", "csv", "text/csv", lambda: exports.csv_bytes(table)),

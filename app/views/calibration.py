@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import altair as alt
 import pandas as pd
 import streamlit as st
 
@@ -12,7 +11,7 @@ from app import runs as run_names
 from app.charts.calibration import FEW, direction, reliability_diagram
 from app.components import states
 from app.components.card import cards
-from app.components.figure import figure, heading
+from app.components.figure import Tile, figure, heading
 from app.components.format import interval, is_percent, number
 from app.components.page import Page, open_page
 from app.components.text import plain
@@ -50,7 +49,7 @@ def diagrams(page: Page, dataset: str, run_ids: list[str], calibrations: list[st
         return
     values = page.data("metrics", run_ids=tuple(run_ids), dataset=dataset).set_index(["run_id", "metric"])["value"]
     top = float(bins["n"].max())
-    tiles: list[alt.VConcatChart] = []
+    tiles: list[Tile] = []
     said = []
     metric = "ece" if scheme == "equal-width" else "ece_adaptive"
     for run_id in run_ids:
@@ -64,20 +63,19 @@ def diagrams(page: Page, dataset: str, run_ids: list[str], calibrations: list[st
             run = page.run(run_id)
             verdict = f"{direction(gap)} by {number(abs(gap), percent=True)}"
             tiles.append(
-                reliability_diagram(
-                    one,
-                    title=run_names.describe(run) + (" · scaled" if calibration != "raw" else ""),
-                    subtitle=[
-                        run["model"],
+                Tile(
+                    run_names.describe(run) + (" · scaled" if calibration != "raw" else ""),
+                    reliability_diagram(one, top=top),
+                    [
+                        str(run["model"]),
                         f"ECE {number(ece, percent=True)} · {verdict}",
                         f"n = {int(one['n'].sum()):,} · {int((one['n'] == 0).sum())} of {len(one)} bins empty",
                     ],
-                    top=top,
                 )
             )
             said.append(f"{page.label(run_id)} ({calibration}) is {verdict}")
     figure(
-        f"Reliability on {plain(dataset)}",
+        f"Reliability on {dataset}",
         tiles,
         bins,
         key=f"reliability.{dataset}",
@@ -108,8 +106,9 @@ def numbers(page: Page, run_ids: list[str], datasets: list[str], calibrations: l
                 gap = here["value"].get(f"overconfidence{suffix}")
                 row["direction"] = f"{direction(gap)} by {number(abs(gap), percent=True)}" if gap is not None else "–"
                 for metric in METRICS:
-                    name = f"{metric}{suffix}" if f"{metric}{suffix}" in here.index else ""
-                    if name:
+                    # Scaling all scores by one factor never changes which is largest, so accuracy has no twin to look up.
+                    name = metric if metric == "accuracy" else f"{metric}{suffix}"
+                    if name in here.index:
                         cell = here.loc[name]
                         row[metric] = interval(
                             cell["value"], cell["ci_low"], cell["ci_high"], percent=is_percent(metric)

@@ -12,7 +12,7 @@ from app import runs as run_names
 from app.charts import compare as charts
 from app.components import states
 from app.components.card import cards
-from app.components.figure import figure
+from app.components.figure import Tile, figure
 from app.components.format import is_percent
 from app.components.link import go
 from app.components.page import Page, open_page
@@ -61,11 +61,8 @@ def draw_differences(page: Page, first: str, second: str, rows: pd.DataFrame) ->
         if part.empty:
             continue
         better = definition(metric).direction
-        tiles.append(
-            charts.differences(
-                part, title=f"Δ {TITLES[metric]} ({better} = better)", percent=is_percent(metric)
-            ).properties(width=290)
-        )
+        chart = charts.differences(part, title="second − first", percent=is_percent(metric)).properties(width=180)
+        tiles.append(Tile(f"{TITLES[metric]}, {better} is better", chart))
         clear = part[part["verdict"] != "no clear difference"]
         said += [f"{TITLES[metric]} on {row['dataset']}: {row['verdict']}" for row in clear.to_dict(orient="records")]
     summary = "; ".join(said) if said else "no interval excludes zero"

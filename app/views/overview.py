@@ -10,7 +10,7 @@ import streamlit as st
 from app import runs as run_names
 from app.charts.calibration import interval_dots
 from app.components.card import cards
-from app.components.figure import figure, heading
+from app.components.figure import Tile, figure, heading
 from app.components.format import interval, is_percent
 from app.components.link import go
 from app.components.page import Page, open_page
@@ -22,7 +22,7 @@ METRICS = ("accuracy", "ece", "nll")
 TITLES = {
     "accuracy": "accuracy (higher is better)",
     "ece": "ECE (lower is better)",
-    "nll": "NLL, nats (lower is better)",
+    "nll": "NLL (lower is better)",
 }
 DOORS = (
     ("views/layers.py", "Layer susceptibility", "Which layers route unstably, and where routing matters at all."),
@@ -107,8 +107,9 @@ def draw_runs(page: Page) -> None:
         column_config={
             "model": st.column_config.TextColumn(pinned=True),
             "all data sets": st.column_config.ListColumn(),
-            "nll": st.column_config.TextColumn("NLL (nats)"),
-            "ece": st.column_config.TextColumn("ECE"),
+            "accuracy": st.column_config.TextColumn("accuracy ↑", help="higher is better"),
+            "ece": st.column_config.TextColumn("ECE ↓", help="lower is better"),
+            "nll": st.column_config.TextColumn("NLL, nats ↓", help="lower is better"),
         },
     )
 
@@ -117,16 +118,15 @@ def draw_doors(page: Page, run_id: str) -> None:
     """Where the chosen run can be looked at, with the link that does it."""
     baseline = run_names.deterministic_of(page.runs, run_id)
     st.markdown(f"#### Look at {plain(page.label(run_id))}", anchors=False)
-    with st.container(horizontal=True, gap="small"):
-        for path, name, lead in DOORS:
-            query: dict[str, Any] = {"run": run_id}
-            if path.endswith("compare.py") and baseline not in (None, run_id):
-                query["baseline"] = baseline
-            if path.endswith("calibration.py"):
-                query = {"runs": list(dict.fromkeys([baseline or run_id, run_id]))}
-            with st.container(border=True, width=270, height="stretch"):
-                st.page_link(path, label=f"**{name}**", query_params=query)
-                st.caption(lead)
+    for column, (path, name, lead) in zip(st.columns(len(DOORS), gap="small"), DOORS, strict=True):
+        query: dict[str, Any] = {"run": run_id}
+        if path.endswith("compare.py") and baseline not in (None, run_id):
+            query["baseline"] = baseline
+        if path.endswith("calibration.py"):
+            query = {"runs": list(dict.fromkeys([baseline or run_id, run_id]))}
+        with column, st.container(border=True, height="stretch", gap="xsmall"):
+            st.page_link(path, label=f"**{name}** →", query_params=query)
+            st.caption(lead)
 
 
 def draw_ladder(page: Page, run_id: str, dataset: str) -> None:
@@ -147,11 +147,15 @@ def draw_ladder(page: Page, run_id: str, dataset: str) -> None:
         rows = rows[["rung", "calibration", "metric", "value", "ci_low", "ci_high", "n", "run_id"]]
         rows = rows.sort_values("calibration", kind="stable").reset_index(drop=True)
         tables.append(rows)
-        tiles.append(
-            interval_dots(
-                rows, row="rung", title=TITLES[metric], order=order, percent=is_percent(metric), group="calibration"
-            ).properties(width=300)
+        chart = interval_dots(
+            rows,
+            row="rung",
+            title="nats" if metric == "nll" else "percent",
+            order=order,
+            percent=is_percent(metric),
+            group="calibration",
         )
+        tiles.append(Tile(TITLES[metric], chart.properties(width=200)))
     if not tiles:
         st.info(f"No accuracy, ECE or NLL is stored for {plain(dataset)} in this experiment yet.")
         return
