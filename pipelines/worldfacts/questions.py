@@ -45,6 +45,7 @@ UNFIT_GLOSSES = (
     "obscen",
     "vulgar",
     "sexual",
+    "genital",
     "taboo",
     "insult",
     "slang",
@@ -193,7 +194,7 @@ def held_out_country_questions(rng: random.Random, countries: dict[str, Country]
     # The seat of these governments, or the city GeoNames gives, is disputed or split.
     unclear = {"BO", "IL", "ZA", "LK", "NL", "BJ", "CI", "TZ", "MY", "SZ", "BI", "YE", "MM"}
     for country in pick(lambda c: bool(c.capital) and c.code not in unclear and not _names_itself(c)):
-        wrong = others(country, {country.code, *(c for c in codes if not countries[c].capital)})
+        wrong = others(country, {country.code, *unclear, *(c for c in codes if not countries[c].capital)})
         text = f"What is the capital of {country.name}?"
         add(country, "capital", text, country.capital, [c.capital for c in wrong])
     for country in pick(lambda c: c.calling_code.isdigit() and calling[c.calling_code] == 1):
@@ -263,7 +264,8 @@ def word_questions(rng: random.Random, words: Words, lengths: Sequence[int], per
         noun
         for noun, senses in sorted(words.nouns.items())
         if noun.replace(" ", "").isalpha()
-        and not any(mark in words.gloss[sense] for sense in senses for mark in UNFIT_GLOSSES)
+        and noun.count(" ") <= 1
+        and not any(mark in f"{noun} {words.gloss[sense]}" for sense in senses for mark in UNFIT_GLOSSES)
         and words.frequency["noun"][noun] > 0
         and noun not in words.verbs
         and noun not in words.others
@@ -317,6 +319,7 @@ def word_questions(rng: random.Random, words: Words, lengths: Sequence[int], per
         if len(related) < 3:
             continue
         add("meaning", f"Which word means “{words.gloss[synset]}”?", right, nearest(related, 3))
+    not_verbal = [n for n in nouns if not n.endswith(("ing", "ings"))]
     verbs = sorted(
         v
         for v in words.verbs
@@ -324,5 +327,5 @@ def word_questions(rng: random.Random, words: Words, lengths: Sequence[int], per
     )
     for _ in range(per_kind):
         right = nearest(verbs, 1)[0]
-        add("class", "Which of these words is a verb?", right, nearest(nouns, 3))
+        add("class", "Which of these words is a verb?", right, nearest(not_verbal, 3))
     return made
