@@ -110,7 +110,7 @@ class Tap:
         if self.heads and backbone.training and getattr(backbone, "gradient_checkpointing", False):
             raise UnsupportedModelError(
                 "Gradient checkpointing re-runs blocks outside the forward pass; "
-                "call model.gradient_checkpointing_disable() before training Bayesian routers."
+                "call model.activation_checkpointing_disable() before training Bayesian routers."
             )
         self.frame = self._frame(arguments)
 
