@@ -62,7 +62,9 @@ class FullCovarianceRouter(BayesianRouter):
         if not prior_std > 0:
             raise ValueError(f"prior_std must be positive, not {prior_std}.")
         self.prior_std = float(prior_std)
-        self.trunk_width = trunk_width or max(shape.hidden_size // 4, 1)
+        self.trunk_width = max(shape.hidden_size // 4, 1) if trunk_width is None else trunk_width
+        if self.trunk_width < 1:
+            raise ValueError(f"trunk_width must be 1 or more, not {trunk_width}.")
         experts = shape.n_experts
         self.trunk = linear(self.trunk_width, shape.hidden_size, generator)
         self.mean_head = linear(experts, self.trunk_width, generator, std=0.0)

@@ -59,7 +59,9 @@ class MeanFieldRouter(BayesianRouter):
         if not prior_std > 0:
             raise ValueError(f"prior_std must be positive, not {prior_std}.")
         self.prior_std = float(prior_std)
-        self.trunk_width = trunk_width or max(shape.hidden_size // 4, 1)
+        self.trunk_width = max(shape.hidden_size // 4, 1) if trunk_width is None else trunk_width
+        if self.trunk_width < 1:
+            raise ValueError(f"trunk_width must be 1 or more, not {trunk_width}.")
         self.mean_head = linear(shape.n_experts, shape.hidden_size, generator, std=0.0)
         self.trunk = linear(self.trunk_width, shape.hidden_size, generator)
         self.log_std_head = linear(shape.n_experts, self.trunk_width, generator, std=1e-3)
