@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from vmoer.metrics import calibration, ood, selective
 from vmoer.metrics._inputs import Booleans, Floats, Integers
-from vmoer.metrics.bootstrap import Kind, Statistic
+from vmoer.metrics.bootstrap import CELLS_AT_ONCE, Kind, Statistic, resample
 from vmoer.metrics.calibration import Answered, dense_rank, equal_width_bin
+
+CHANCE_LEVEL = 0.975
+"""Quantile of a calibrated model's binned errors up to which chance explains a value (one end of a 95 % interval)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,38 @@ def selective_measures(rank: Integers, wrong: Booleans) -> dict[str, Measure]:
     """The selective-prediction metrics by name, from dense ranks of the uncertainties and which answers are wrong."""
     statistics = {"error_auroc": ood.auroc_rows, "aurc": selective.aurc_rows}
     return {name: Measure(statistic, (rank, wrong), low=0, high=1) for name, statistic in statistics.items()}
+
+
+def calibrated_values(measure: Measure, confidence: Floats, n_resamples: int, seed: int) -> Floats:
+    """A binned calibration error in ``[n_resamples]`` worlds where these confidences are exactly right.
+
+    Its mean is the bias of a small sample, its upper quantile what chance alone can explain.
+    """
+    index, _ = measure.arrays
+    generator = np.random.default_rng(seed)
+    batch = max(1, CELLS_AT_ONCE // measure.n)
+    values = []
+    for start in range(0, n_resamples, batch):
+        size = (min(batch, n_resamples - start), measure.n)
+        gap = confidence - (generator.random(size) < confidence)
+        values.append(measure.statistic(np.broadcast_to(index, size), gap))
+    return np.concatenate(values)
+
+
+def debiased(measure: Measure, confidence: Floats, n_resamples: int, seed: int) -> float | None:
+    """A binned calibration error less its small-sample bias, for centring intervals; never shown by itself.
+
+    The bootstrap's own estimate of that bias is right for a clearly miscalibrated model and too small for a calibrated
+    one, so a value that chance explains loses what chance contributes on average.
+    """
+    value = measure.value()
+    if value is None:
+        return None
+    chance = calibrated_values(measure, confidence, n_resamples, seed)
+    if value <= np.quantile(chance, CHANCE_LEVEL):
+        return max(0.0, value - float(chance.mean()))
+    resampled = resample(measure.statistic, *measure.arrays, n_resamples=n_resamples, seed=seed)
+    return 2 * value - float(np.nanmean(resampled))
 
 
 def mean_rows(values: NDArray[Any]) -> Floats:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vmoer.metrics import ood
 from vmoer.metrics._inputs import MetricInputError, Rows
-from vmoer.metrics._measures import Measure, calibration_measures, ood_measures
+from vmoer.metrics._measures import Measure, calibration_measures, debiased, ood_measures
 from vmoer.metrics.bootstrap import N_RESAMPLES, paired_difference
 from vmoer.metrics.calibration import answered
 from vmoer.metrics.definitions import definition
@@ -48,9 +48,16 @@ def paired_comparison(
     ``suffix="_ts"`` names them as temperature-scaled twins, for probabilities that are. A metric that is undefined on
     either side (MCE on a small set) is left out.
     """
-    ours = calibration_measures(answered(probs, answers))
-    theirs = calibration_measures(answered(baseline_probs, answers))
-    return _differences(ours, theirs, None, n_resamples, seed, suffix=suffix)
+    each, baseline = answered(probs, answers), answered(baseline_probs, answers)
+    ours, theirs = calibration_measures(each), calibration_measures(baseline)
+    centres: dict[str, float] = {}
+    for name, measure in ours.items():
+        if measure.kind == "bias-corrected":
+            centre = debiased(measure, each.confidence, n_resamples, seed)
+            other = debiased(theirs[name], baseline.confidence, n_resamples, seed)
+            if centre is not None and other is not None:
+                centres[name] = centre - other
+    return _differences(ours, theirs, None, n_resamples, seed, centres, suffix=suffix)
 
 
 def paired_ood_comparison(
@@ -69,7 +76,7 @@ def paired_ood_comparison(
     if not np.array_equal(positive, baseline_positive):
         raise MetricInputError("a paired comparison needs the same number of examples in each set of both runs")
     ours, theirs = ood_measures(rank, positive), ood_measures(baseline_rank, positive)
-    return _differences(ours, theirs, positive, n_resamples, seed, score=score)
+    return _differences(ours, theirs, positive, n_resamples, seed, {}, score=score)
 
 
 def align(ids: Sequence[object], baseline_ids: Sequence[object]) -> tuple[list[int], list[int]]:
@@ -89,6 +96,7 @@ def _differences(
     groups: NDArray[Any] | None,
     n_resamples: int,
     seed: int,
+    centres: dict[str, float],
     suffix: str = "",
     score: str = "",
 ) -> list[Comparison]:
@@ -105,6 +113,7 @@ def _differences(
             seed=seed,
             groups=groups,
             kind=measure.kind,
+            centre=centres.get(name),
         )
         direction = definition(name).direction
         rows.append(Comparison(name + suffix, value - baseline, within.low, within.high, measure.n, direction, score))

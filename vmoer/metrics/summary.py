@@ -14,8 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from vmoer.metrics import ood
 from vmoer.metrics._inputs import Floats, MetricInputError, Rows, as_flags, as_probs, as_scores
-from vmoer.metrics._measures import Measure, calibration_measures, ood_measures, selective_measures
-from vmoer.metrics.bootstrap import CELLS_AT_ONCE, N_RESAMPLES, Interval, interval
+from vmoer.metrics._measures import (
+    CHANCE_LEVEL,
+    Measure,
+    calibrated_values,
+    calibration_measures,
+    ood_measures,
+    selective_measures,
+)
+from vmoer.metrics.bootstrap import N_RESAMPLES, Interval, interval
 from vmoer.metrics.calibration import MIN_COUNT, Answered, answered, dense_rank
 from vmoer.metrics.definitions import definition
 from vmoer.metrics.reliability import wilson_interval
@@ -138,8 +145,8 @@ def _calibration_rows(each: Answered, suffix: str, n_resamples: int, seed: int) 
         within = interval(measure.statistic, *measure.arrays, n_resamples=n_resamples, seed=seed, kind=measure.kind)
         if value is not None and within.low is not None and measure.kind == "bias-corrected":
             # No worse than chance would make a perfectly calibrated model: zero must stay in the interval.
-            explicable = value <= _calibrated_quantile(measure, each.confidence, n_resamples, seed)
-            within = replace(within, low=0.0) if explicable else within
+            chance = calibrated_values(measure, each.confidence, n_resamples, seed)
+            within = replace(within, low=0.0) if value <= np.quantile(chance, CHANCE_LEVEL) else within
         rows.append(_metric_value(name, measure, value, within, note, suffix=suffix))
     return rows
 
@@ -176,19 +183,6 @@ def _metric_value(
     cut = within.clipped(measure.low, measure.high)
     direction = definition(name).direction
     return MetricValue(name + suffix, value, cut.low, cut.high, measure.n, direction, within.n_resamples, note, *key)
-
-
-def _calibrated_quantile(measure: Measure, confidence: Floats, n_resamples: int, seed: int) -> float:
-    """97.5 % quantile of a binned error if every confidence were exactly right, at this n and these confidences."""
-    index, _ = measure.arrays
-    generator = np.random.default_rng(seed)
-    batch = max(1, CELLS_AT_ONCE // measure.n)
-    values = []
-    for start in range(0, n_resamples, batch):
-        size = (min(batch, n_resamples - start), measure.n)
-        gap = confidence - (generator.random(size) < confidence)
-        values.append(measure.statistic(np.broadcast_to(index, size), gap))
-    return float(np.quantile(np.concatenate(values), 0.975))
 
 
 def _log_probs(probs: Rows) -> list[Floats]:
