@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from pipelines.runs import RunPlan
 from pipelines.settings import Settings
 from pipelines.spec import Spec
 from store import schema
+from store.catalog import read_manifest
+from store.publish import shard_paths
 from store.shards import list_shards
 from store.typed import arrow_schema
 
@@ -27,6 +29,8 @@ class Context:
         self.folders = tuple(folders)
         self.settings = settings
         self._cache: dict[str, Any] = {}
+        #: ``report(done, total, message)`` from inside a long step; the engine shows it
+        self.report: Callable[[int, int, str], None] = lambda done, total, message: None
 
     @property
     def home(self) -> Path:
@@ -54,12 +58,16 @@ class Context:
         """The model with its tokenizer (:class:`pipelines.models.Resident`), loaded on first use."""
         from pipelines.models import resident
 
-        return resident(self.spec, self.folders, self.settings)
+        return resident(self.spec, self.folders, self.settings, self.report)
 
     def table(self, run_id: str, name: str) -> pa.Table:
         """All rows a run has stored in one fact or result table, sorted by the table's key."""
         spec = schema.table(name)
-        parts = [pq.read_table(path, partitioning=None) for path in list_shards(self.home, name, run_id)]
+        manifest = read_manifest(self.home, run_id)
+        # a sealed run says which shards are its own: compacting leaves replaced ones beside them for a while
+        listed = shard_paths(self.home, manifest).get(name, []) if manifest.sealed else None
+        paths = list_shards(self.home, name, run_id) if listed is None else listed
+        parts = [pq.read_table(path, partitioning=None) for path in paths]
         if not parts:
             return arrow_schema(spec).empty_table()
         plain = [part.cast(arrow_schema(spec)) for part in parts]
@@ -88,6 +96,11 @@ def chunks(questions: Sequence[Question], budget: int) -> Iterator[tuple[int, in
         tokens += cost
     if questions:
         yield first, len(questions), tokens
+
+
+def steps(questions: Sequence[Question], spec: Spec, passes: int = 1) -> Iterator[tuple[int, int, int]]:
+    """``(first, last + 1, tokens)`` of the questions of one step: four forward passes' worth, shared by ``passes``."""
+    return chunks(questions, max(4 * spec.batch_tokens // passes, 1))
 
 
 def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -76,6 +76,7 @@ class _Experiment:
         self.stage = ""
         self.current: RunPlan | None = None
         self.progress = _Progress(job_id)
+        self.context.report = self.progress.inside
 
     @property
     def home(self) -> Any:
@@ -92,9 +93,11 @@ class _Experiment:
             self._step(f"{run.run_id}: begin", self._begin, run)
             batches = plan["batches"][run.run_id]
             for name, rows in batches.items():
+                self.progress.enter(sum(row["units"] for row in rows))
                 for row in rows:
                     batch = Batch(**row)
                     self._step(f"{run.run_id}: {name} {batch.key}", self._batch, run, name, batch)
+                    self.progress.settle(batch.units)
             self._step(f"{run.run_id}: seal", self._seal, run, batches)
             self._step(f"{run.run_id}: publish", self._publish, run)
             self.current = None
@@ -136,7 +139,8 @@ class _Experiment:
         return {"runs": [run.to_json() for run in runs], "finished": done, "batches": batches, "total": total}
 
     def _stages(self, run: RunPlan) -> list[str]:
-        wanted = self.context.spec.stages
+        spec = self.context.spec
+        wanted = [*spec.stages, *(["train"] if spec.routers.train is not None else [])]
         return [name for name in stages.MODULES if name in wanted and stages.stage(name).applies(run)]
 
     def _begin(self, run: RunPlan) -> None:
@@ -212,12 +216,14 @@ class _Progress:
         self._job_id = job_id
         self._started = time.monotonic()
         self._computed = 0
-        self._sent = 0.0
+        self._told = 0.0
         self.state: dict[str, Any] = {
             "stage": "",
             "message": "",
             "done": 0,
             "total": 0,
+            "stage_done": 0,
+            "stage_total": 0,
             "rate": None,
             "eta_seconds": None,
             "run_ids": [],
@@ -227,31 +233,48 @@ class _Progress:
     def begin(self, run_ids: list[str], total: int) -> None:
         self.state.update(run_ids=run_ids, total=total)
 
+    def enter(self, stage_total: int) -> None:
+        """The next stage of a run, with its units."""
+        self.state.update(stage_done=0, stage_total=stage_total)
+
     def say(self, stage: str, message: str) -> None:
         changed = (stage, message) != (self.state["stage"], self.state["message"])
         self.state.update(stage=stage, message=message)
         if changed:
             self._send()
 
-    def advance(self, computed: int, units: int) -> None:
-        self._computed += computed
+    def inside(self, done: int, total: int, message: str) -> None:
+        """Tell how far a long step has come, at most twice a second."""
+        if time.monotonic() - self._told > 0.5 or done == total:
+            self._told = time.monotonic()
+            self.state.update(stage_done=done, stage_total=total, message=message)
+            self._send()
+
+    def settle(self, units: int) -> None:
+        """Count a batch for good; also reached when a resumed job skips a step that is on record."""
         self.state["done"] += units
+        self.state["stage_done"] += units
+
+    def advance(self, computed: int, units: int) -> None:
+        """Tell of a batch just done, ``computed`` units of which were not there before."""
+        self._computed += computed
         elapsed = time.monotonic() - self._started
         if self._computed:
             self.state["rate"] = round(self._computed / max(elapsed, 1e-6), 3)
-            left = max(self.state["total"] - self.state["done"], 0)
+            left = max(self.state["total"] - self.state["done"] - units, 0)
             self.state["eta_seconds"] = round(left / self.state["rate"], 1) if self.state["rate"] else None
-        self._send()
+        self._send(units)
 
     def end(self) -> None:
         self.state.update(stage="finished", message="", done=self.state["total"], eta_seconds=0.0)
-        DBOS.set_event(PROGRESS_EVENT, dict(self.state))
-        self._tell()
+        self._send()
 
-    def _send(self) -> None:
-        DBOS.set_event(PROGRESS_EVENT, dict(self.state))
-        self._tell()
-
-    def _tell(self) -> None:
+    def _send(self, units: int = 0) -> None:
+        state = {
+            **self.state,
+            "done": self.state["done"] + units,
+            "stage_done": self.state["stage_done"] + units,
+        }
+        DBOS.set_event(PROGRESS_EVENT, state)
         for listener in LISTENERS:
-            listener(self._job_id, dict(self.state))
+            listener(self._job_id, state)

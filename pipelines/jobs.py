@@ -53,6 +53,8 @@ class Job:
     stage: str
     done: int
     total: int
+    stage_done: int
+    stage_total: int
     rate: float | None
     eta_seconds: float | None
     message: str
@@ -68,6 +70,11 @@ class Job:
     def ended(self) -> bool:
         """True when nothing more will happen to it on its own."""
         return self.status in ENDED
+
+    def progress(self) -> dict[str, Any]:
+        """The job as a progress event, as a listener of the engine gets it."""
+        fields = ("stage", "message", "done", "total", "stage_done", "stage_total", "rate", "eta_seconds")
+        return {name: getattr(self, name) for name in fields}
 
     def to_json(self) -> dict[str, Any]:
         values = asdict(self)
@@ -270,6 +277,8 @@ def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:
         stage=str(progress.get("stage", "")),
         done=int(progress.get("done", 0)),
         total=int(progress.get("total", 0)),
+        stage_done=int(progress.get("stage_done", 0)),
+        stage_total=int(progress.get("stage_total", 0)),
         rate=progress.get("rate") if running else None,
         eta_seconds=progress.get("eta_seconds") if running else None,
         message=message,

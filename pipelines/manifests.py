@@ -56,7 +56,7 @@ def begin_run(context: Context, run: RunPlan) -> RunManifest:
         run_id=run.run_id,
         experiment=run.experiment,
         name=run.name,
-        model={**resident.row(), "model": run.model},
+        model={**resident.identity, "model": run.model},
         method=run.method,
         estimator=run.estimator,
         control=run.control,

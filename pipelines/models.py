@@ -24,7 +24,8 @@ from pipelines.settings import Settings
 from pipelines.spec import Spec, resolve_path
 from vmoer.architectures import RouterSite
 from vmoer.controls import final_state_noise
-from vmoer.handle import Handle, fingerprint
+from vmoer.handle import Handle
+from vmoer.models import model_identity
 from vmoer.routers.base import routers
 from vmoer.tap import tap_of
 
@@ -39,8 +40,10 @@ class Applied:
     expand: Callable[[int], AbstractContextManager[None]] | None = None
 
 
-def resident(spec: Spec, folders: Sequence[str], settings: Settings) -> Resident:
-    """The spec's model, loaded once per process; another model takes its place."""
+def resident(
+    spec: Spec, folders: Sequence[str], settings: Settings, report: Callable[[int, int, str], None]
+) -> Resident:
+    """The spec's model, loaded once per process (built first, if it has to be); another model takes its place."""
     path = resolve_path(spec.model, folders)
     source = str(path.absolute()) if path.is_dir() else spec.model
     key = (source, settings.device, spec.dtype)
@@ -48,9 +51,23 @@ def resident(spec: Spec, folders: Sequence[str], settings: Settings) -> Resident
         _LOADED.clear()
         device = None if settings.device == "auto" else settings.device
         dtype = None if spec.dtype == "auto" else spec.dtype
-        model, tokenizer = vmoer.load_model(source, device=device, dtype=dtype)
-        _LOADED[key] = Resident(model, tokenizer, "folder" if path.is_dir() else spec.model)
+        model, tokenizer = load(
+            source,
+            device=device,
+            dtype=dtype,
+            build=True,
+            progress=lambda stage, done, total: report(done, total, f"building {spec.model}: {stage}"),
+        )
+        _LOADED[key] = Resident(model, tokenizer, source)
     return _LOADED[key]
+
+
+def load(source: str, **arguments: Any) -> tuple[Any, Any]:
+    """:func:`vmoer.load_model` without the bars that transformers prints over ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return vmoer.load_model(source, **arguments)
 
 
 class Resident:
@@ -89,26 +106,9 @@ class Resident:
         }
 
     @cached_property
-    def _row(self) -> dict[str, Any]:
-        digest = hashlib.sha256(json.dumps(fingerprint(self.sites), sort_keys=True).encode())
-        embedding = self.model.get_input_embeddings().weight.detach().to("cpu", torch.float32)
-        digest.update(embedding.contiguous().numpy().tobytes())
-        first = self.sites[0]
-        return {
-            "architecture": type(self.model).__name__,
-            "source": self.source,
-            "n_layers": int(self.model.config.num_hidden_layers),
-            "moe_layers": self.moe_layers,
-            "n_experts": first.n_experts,
-            "top_k": first.top_k,
-            "n_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "weights_sha256": digest.hexdigest(),
-            "synthetic": bool(getattr(self.model.config, "synthetic", self.source == "worldfacts-moe")),
-        }
-
-    def row(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """The row of table ``models``, without the name."""
-        return dict(self._row)
+        return model_identity(self.model, self.source)
 
     @contextmanager
     def native(self) -> Iterator[Any]:
@@ -142,10 +142,15 @@ class Resident:
     def handle(self, context: Context, run: RunPlan, layers: list[int] | None = None) -> Handle:
         """A fresh active handle for a Bayesian run; the caller restores it."""
         folder = router_folder(context, run.method)
+        if context.spec.routers.train is not None and folder is not None and run.control != "untrained":
+            from pipelines.train import train_method
+
+            train_method(context, self, run.method, folder, context.report)
         if folder is not None and run.control != "untrained":
             return vmoer.load_routers(self.model, folder, samples=run.samples, estimator=run.estimator, seed=run.seed)
         chosen = layers if layers is not None else self.layers_of(context, run.method)
-        options = {**_saved_options(folder), **context.spec.options.get(run.method, {})}
+        saved = {} if folder is None or context.spec.routers.train is not None else _saved_options(folder)
+        options = {**saved, **context.spec.options.get(run.method, {})}
         return vmoer.bayesianize(
             self.model,
             method=run.method,
@@ -185,9 +190,7 @@ class Resident:
         return {"layers": layers, "routers": source, "card": card}
 
 
-def _saved_options(folder: Path | None) -> dict[str, Any]:
-    if folder is None:
-        return {}
+def _saved_options(folder: Path) -> dict[str, Any]:
     try:
         options = json.loads((folder / "routers.json").read_text(encoding="utf-8"))["options"]
     except (OSError, ValueError, KeyError):

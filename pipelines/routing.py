@@ -59,6 +59,17 @@ def padded(rows: list[list[int]], device: str) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def by_size(rows: list[list[int]], budget: int) -> list[list[int]]:
+    """Places of rows in groups of similar length; a group's padded size is at most ``budget``, or it is one row."""
+    groups: list[list[int]] = []
+    for place in sorted(range(len(rows)), key=lambda place: (len(rows[place]), place)):
+        if groups and (len(groups[-1]) + 1) * len(rows[place]) <= budget:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
 def router_folder(context: Context, method: str) -> Path | None:
     """The checkpoint a method's routers come from; ``None`` for methods without parameters and untrained heads."""
     if not routers.get(method).trainable or context.spec.routers.source == "untrained":

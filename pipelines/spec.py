@@ -112,14 +112,21 @@ class Data(_Part):
 
 
 class Training(_Part):
-    """How routers are trained on the spec's model; the defaults are the library's."""
+    """How routers are trained on the spec's model before they are evaluated; the defaults are the library's.
+
+    ``data`` and ``validation`` are question sets of their own: training never sees the experiment's questions.
+    """
 
     data: DataSource
-    validation: DataSource | None = None
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 5
+    validation: DataSource
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 3
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    micro_batch: Annotated[int, Field(ge=1, le=4096)] = 16
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     beta: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    patience: Annotated[int, Field(ge=1, le=10_000)] = 3
+    evaluate_every: Annotated[int, Field(ge=1, le=1_000_000)] = 20
 
 
 class Routers(_Part):

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, Any]
 
-#: name in specs → module, in the order a run does them
+#: name → module, in the order a run does them; specs list all but ``train``, which follows from `routers`
 MODULES = {
+    "train": "pipelines.stages.train",
     "trace": "pipelines.stages.trace",
     "susceptibility": "pipelines.stages.susceptibility",
     "leverage": "pipelines.stages.leverage",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.context import Context, chunks, columns
+from pipelines.context import Context, columns, steps
 from pipelines.runs import RunPlan
 from pipelines.scoring import score
 from pipelines.stages import Batch, Columns
@@ -52,7 +52,7 @@ def plan(context: Context, run: RunPlan) -> list[Batch]:
     return [
         Batch(f"{item.name}/{first}", tokens * each, {"dataset": item.name, "first": first, "last": last})
         for item in context.sets
-        for first, last, tokens in chunks(item.questions, max(context.spec.batch_tokens // each, 1))
+        for first, last, tokens in steps(item.questions, context.spec, each)
     ]
 
 

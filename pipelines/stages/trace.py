@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 import vmoer
-from pipelines.context import Context, chunks
-from pipelines.routing import padded, prompt_of
+from pipelines.context import Context, steps
+from pipelines.routing import by_size, padded, prompt_of
 from pipelines.runs import RunPlan
 from pipelines.stages import Batch, Columns
 from vmoer.handle import evaluation
@@ -31,7 +31,7 @@ def plan(context: Context, run: RunPlan) -> list[Batch]:
     return [
         Batch(f"{item.name}/{first}", tokens, {"dataset": item.name, "first": first, "last": last})
         for item in context.sets
-        for first, last, tokens in chunks(item.questions, context.spec.batch_tokens)
+        for first, last, tokens in steps(item.questions, context.spec)
     ]
 
 
@@ -43,11 +43,13 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
     prompts = [prompt_of(context, resident.tokenizer, question) for question in questions]
     rows = [resident.tokenizer(prompt)["input_ids"] for prompt in prompts]
     with evaluation(resident.model), torch.inference_mode(), vmoer.record(resident.model) as recorder:
-        resident.model(**padded(rows, resident.device_name))
+        for part in by_size(rows, context.spec.batch_tokens):
+            resident.model(**padded([rows[place] for place in part], resident.device_name), logits_to_keep=1)
     trace = recorder.trace
     store_text = context.spec.store_text
     ids = np.array([question.id for question in questions], dtype=object)
-    token_example = ids[trace.example]
+    order = np.array([place for part in by_size(rows, context.spec.batch_tokens) for place in part])
+    token_example = ids[order[trace.example]]
     decisions = trace.decisions()
     owner = decisions.pop("token")
     return {

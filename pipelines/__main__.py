@@ -1,0 +1,5 @@
+"""``python -m pipelines`` is ``vmoer``."""
+
+from pipelines.cli import main
+
+main()
