@@ -10,8 +10,8 @@ APP = Path(__file__).resolve().parent
 if str(APP.parent) not in sys.path:
     sys.path.insert(0, str(APP.parent))
 
-from app.components.states import broken
-from store.errors import StoreError
+from app.components.states import broken  # noqa: E402
+from store.errors import StoreError  # noqa: E402
 
 # A local picture: Streamlit would fetch an icon of another kind from a font host.
 st.set_page_config(page_title="VMoER", page_icon=str(APP / "static" / "favicon.png"), layout="wide")

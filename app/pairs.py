@@ -76,6 +76,6 @@ def shared_note(n_first: int, n_second: int, n_shared: int) -> str:
     if n_first == n_second == n_shared:
         return f"Both runs answered the same {n_shared:,} questions."
     return (
-        f"Only the {n_shared:,} questions that both runs answered are compared: the first run has {n_first:,}, the second "
-        f"{n_second:,}."
+        f"Only the {n_shared:,} questions that both runs answered are compared: the first run has {n_first:,}, "
+        f"the second {n_second:,}."
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 CONTROLS = {"untrained": "untrained heads", "non-routing-noise": "non-routing noise"}
 _LADDER = ("deterministic", "temperature", "mfvr", "fcvr")
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of ``frame``, each a dict by column name."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
 
 
 def describe(run: pd.Series | dict[str, Any]) -> str:
@@ -23,7 +27,7 @@ def describe(run: pd.Series | dict[str, Any]) -> str:
 
 def labels(runs: pd.DataFrame) -> dict[str, str]:
     """A readable name per run id; runs that would be called the same also show the end of their id."""
-    names = {row["run_id"]: f"{row['model']} · {describe(row)}" for row in runs.to_dict(orient="records")}
+    names = {row["run_id"]: f"{row['model']} · {describe(row)}" for row in records(runs)}
     counts = pd.Series(list(names.values())).value_counts()
     return {
         run_id: f"{name} · {run_id.rsplit('.', 1)[-1]}" if counts[name] > 1 else name for run_id, name in names.items()
@@ -82,9 +86,4 @@ def as_list(value: Any) -> list[Any]:
 
 def row(runs: pd.DataFrame, run_id: str) -> dict[str, Any]:
     """The catalog row of ``run_id``, which must be one of ``runs``."""
-    return runs[runs["run_id"] == run_id].iloc[0].to_dict()
-
-
-def rows(runs: pd.DataFrame, run_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """The catalog rows of ``run_ids``, in that order."""
-    return [row(runs, run_id) for run_id in run_ids]
+    return records(runs[runs["run_id"] == run_id])[0]

@@ -54,18 +54,19 @@ class Settings:
             name = item.metadata["env"]
             text = environment.get(name, "").strip()
             if text:
-                values[item.name] = _convert(name, text, type(item.default))
+                values[item.name] = _convert(name, text, item.default)
         return cls(**values)  # type: ignore[arg-type]
 
 
-def _convert(name: str, text: str, kind: type) -> object:
-    if issubclass(kind, Path):
+def _convert(name: str, text: str, default: object) -> object:
+    if isinstance(default, Path):
         return Path(text).expanduser()
     try:
-        value = kind(text)
+        value = int(text) if isinstance(default, int) else float(text)
     except ValueError:
-        raise SettingsError(f"{name} must be a positive number, not {text!r}.") from None
+        value = 0
     # Written so that NaN fails as well.
     if not 0 < value < float("inf"):
-        raise SettingsError(f"{name} must be a positive number, not {text!r}.")
+        kind = "whole number" if isinstance(default, int) else "number"
+        raise SettingsError(f"{name} must be a positive {kind}, not {text!r}.")
     return value

@@ -149,11 +149,16 @@ def choose(name: str, value: T | None, options: Sequence[T], default: T | None) 
 
 
 def choose_many(
-    name: str, values: Sequence[str] | None, options: Sequence[str], default: Sequence[str]
+    name: str, values: Sequence[str] | None, options: Sequence[str], default: Sequence[str], limit: int | None = None
 ) -> tuple[str, ...]:
-    """All of ``values``, in their order, if each is one of ``options``; ``default`` if the link has none."""
+    """All of ``values``, in their order, if each is one of ``options``; ``default`` if the link has none.
+
+    More than ``limit`` values are refused rather than cut: a page must not show half of what a link asks for.
+    """
     if values is None:
         return tuple(default)
+    if limit is not None and len(values) > limit:
+        raise LinkError(f"the link names {len(values)} values for “{name}”; at most {limit} are shown side by side.")
     for value in values:
         if value not in options:
             raise LinkError(f"{PARAMETERS[name].noun} “{_shown(value)}” not found.{_hint(options)}")

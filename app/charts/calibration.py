@@ -115,7 +115,7 @@ def interval_dots(
     columns = [row, "value", "ci_low", "ci_high", "n"] + ([group] if group else [])
     data = require(frame, *columns)
     form, axis_form = (".1%", ".0%") if percent else (".3f", ".2f")
-    y = alt.Y(f"{row}:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=230, grid=True))
+    y = alt.Y(f"{row}:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=200, grid=True))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format=axis_form, tickCount=5))
     base = alt.Chart(data)
     offset: dict[str, alt.SchemaBase] = {}

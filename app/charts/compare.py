@@ -145,7 +145,7 @@ def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.L
                 title=None,
                 scale=alt.Scale(domain=domain, range=["circle", "triangle-up", "triangle-down", "square"]),
             ),
-            size=alt.Size("outcome:N", scale=alt.Scale(domain=domain, range=[22, 70, 70, 22]), legend=None),
+            size=alt.Size("outcome:N", scale=alt.Scale(domain=domain, range=[26, 85, 85, 26]), legend=None),
             tooltip=[
                 tip("dataset:N", "data set"),
                 tip("example_id:N", "question"),

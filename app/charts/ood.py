@@ -30,7 +30,9 @@ def histogram(scores: pd.DataFrame, bins: int = 32, tail: float = 0.99) -> pd.Da
     counted = np.append(edges[:-1], max(high, float(values.max())))
     order = {role: number for number, role in enumerate(ROLE_LABELS)}
     rows = []
-    for (dataset, role), group in sorted(scores.groupby(["dataset", "role"]), key=lambda one: order[one[0][1]]):
+    sets = scores[["dataset", "role"]].drop_duplicates()
+    for dataset, role in sorted(sets.itertuples(index=False, name=None), key=lambda one: (order[one[1]], one[0])):
+        group = scores[(scores["dataset"] == dataset) & (scores["role"] == role)]
         counts, _ = np.histogram(group["value"], bins=counted)
         for lower, upper, drawn, count in zip(edges[:-1], counted[1:], edges[1:], counts, strict=True):
             rows.append((dataset, role, lower, upper, drawn, int(count), count / len(group), len(group)))
@@ -57,15 +59,30 @@ def _labels(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[list[int
     return data, pairs["set"].tolist(), [DASHES[role] for role in pairs["role"]]
 
 
-def distributions(frame: pd.DataFrame, *, score: str) -> alt.LayerChart:
+def _legend(values: Sequence[str] | None = None, symbol: str = "stroke") -> alt.Legend:
+    """One legend look for all charts of this page, drawn at full strength whatever the mark's opacity."""
+    shown = {"values": list(values)} if values else {}
+    return alt.Legend(
+        orient="top",
+        columns=2,
+        labelLimit=320,
+        title=None,
+        symbolType=symbol,
+        symbolOpacity=1,
+        symbolStrokeWidth=2,
+        **shown,
+    )
+
+
+def distributions(frame: pd.DataFrame) -> alt.LayerChart:
     """Distribution of a score per data set (share of its questions per bin); further right = more OoD."""
     data, sets, dashes = _labels(require(frame, "dataset", "role", "lower", "upper", "drawn_to", "count", "share", "n"))
     # A step line needs the right edge of the last bin as well.
     last = data.groupby("set", sort=False).tail(1).assign(lower=lambda rows: rows["drawn_to"])
     steps = pd.concat([data, last], ignore_index=True)
     scale = alt.Scale(domain=sets)
-    legend = alt.Legend(orient="top", columns=2, labelLimit=320, title=None)
-    x = alt.X("lower:Q", title=f"{score} (higher = more out-of-distribution)", scale=alt.Scale(nice=False, zero=False))
+    legend = _legend()
+    x = alt.X("lower:Q", title="score (further right = more OoD)", scale=alt.Scale(nice=False, zero=False))
     y = alt.Y("share:Q", title="share of questions", stack=None, axis=alt.Axis(format=".0%", tickCount=5))
     colour = alt.Color("set:N", scale=scale, legend=legend)
     area = (
@@ -105,7 +122,6 @@ def roc(frame: pd.DataFrame) -> alt.LayerChart:
         .mark_line(color=NEUTRAL, strokeDash=[4, 4], tooltip=None)
         .encode(x=x, y=y)
     )
-    legend = alt.Legend(orient="top", columns=2, labelLimit=320, title=None)
     curves = (
         alt.Chart(data)
         .mark_line(strokeWidth=2)
@@ -114,9 +130,7 @@ def roc(frame: pd.DataFrame) -> alt.LayerChart:
             y=y,
             order=alt.Order("tpr:Q"),
             # OoD sets come after the in-distribution set everywhere, hence the empty first place in the domain.
-            color=alt.Color(
-                "set:N", scale=alt.Scale(domain=["", *sets]), legend=alt.Legend(values=sets, **legend.to_dict())
-            ),
+            color=alt.Color("set:N", scale=alt.Scale(domain=["", *sets]), legend=_legend(sets)),
             strokeDash=alt.StrokeDash(
                 "set:N", scale=alt.Scale(domain=["", *sets], range=[[1, 0], *dashes]), legend=None
             ),
@@ -134,10 +148,9 @@ def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
     """AUROC with its 95 % interval per score (rows) and OoD set; left of 0.5 the score is inverted."""
     data = require(frame, "label", "dataset", "role", "value", "ci_low", "ci_high", "n", "verdict")
     data, sets, _ = _labels(data)
-    y = alt.Y("label:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=230, grid=True))
+    y = alt.Y("label:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=180, grid=True))
     offset = alt.YOffset("set:N", scale=alt.Scale(domain=sets, paddingOuter=0.35))
-    x = alt.X("value:Q", title="AUROC (0.5 = chance, 1 = perfect)", scale=alt.Scale(domain=[0, 1]))
-    legend = alt.Legend(orient="top", columns=2, labelLimit=320, title=None)
+    x = alt.X("value:Q", title="AUROC (0.5 = chance)", scale=alt.Scale(domain=[0, 1]))
     scale = alt.Scale(domain=["", *sets])
     interval = (
         alt.Chart(data)
@@ -151,7 +164,7 @@ def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
             x=x,
             y=y,
             yOffset=offset,
-            color=alt.Color("set:N", scale=scale, legend=alt.Legend(values=sets, **legend.to_dict())),
+            color=alt.Color("set:N", scale=scale, legend=_legend(sets)),
             shape=alt.Shape("set:N", scale=scale, legend=None),
             tooltip=[
                 tip("label:N", "score"),

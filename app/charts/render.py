@@ -49,7 +49,7 @@ def specification(
 
 
 def screen_spec(chart: alt.TopLevelMixin, fit: Literal["width", "none"]) -> dict[str, Any]:
-    """The specification for the browser, data as Arrow; ``width`` fits the container, ``none`` keeps the chart's size."""
+    """The specification for the browser, data as Arrow; ``width`` fits the container, ``none`` keeps its own size."""
     spec, frames = specification(chart)
     spec["autosize"] = {"type": "fit-x" if fit == "width" else "pad", "contains": "padding"}
     spec["datasets"] = {name: arrow for name, (_, arrow) in frames.items()}

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -20,7 +21,7 @@ def run_card(run: Mapping[str, Any]) -> dict[str, Any]:
     card: dict[str, Any] = {}
     for name in _FIELDS:
         value = run.get(name)
-        if hasattr(value, "tolist"):
+        if isinstance(value, np.ndarray | np.generic):
             value = value.tolist()
         if isinstance(value, pd.Timestamp):
             value = None if pd.isna(value) else f"{value.isoformat()}Z"

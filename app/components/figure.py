@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import altair as alt
 import pandas as pd
@@ -19,14 +19,18 @@ from app.components.text import plain
 
 @dataclass(frozen=True)
 class Tile:
-    """One of several small multiples: its own heading, the lines below that, and the chart at its own size."""
+    """One of several small multiples: its own heading, the lines below that, and the chart.
+
+    With a ``width`` the chart fits a box that wide, less where the screen is narrower; without, it keeps its own size.
+    """
 
     title: str
     chart: alt.TopLevelMixin
     lines: Sequence[str] = ()
+    width: int | None = None
 
 
-Drawing = alt.TopLevelMixin | Sequence[Tile]
+Drawing: TypeAlias = alt.TopLevelMixin | Sequence[Tile]
 
 
 def figure(
@@ -57,10 +61,13 @@ def figure(
 
 
 def _tile(tile: Tile, *, key: str, alt_text: str) -> None:
-    with st.container(width="content", gap="xsmall"):
+    with st.container(width=tile.width or "content", gap="xsmall"):
         st.markdown("  \n".join([f"**{plain(tile.title)}**", *(f":small[{plain(line)}]" for line in tile.lines)]))
         st.vega_lite_chart(
-            spec=screen_spec(tile.chart, "none"), width="content", key=f"{key}.chart", alt=f"{tile.title}: {alt_text}"
+            spec=screen_spec(tile.chart, "width" if tile.width else "none"),
+            width="stretch" if tile.width else "content",
+            key=f"{key}.chart",
+            alt=f"{tile.title}: {alt_text}",
         )
 
 
@@ -125,7 +132,12 @@ def downloads(
     def spec() -> dict[str, Any]:
         if not isinstance(chart, Sequence):
             return exports.chart_spec(chart, title, card)
-        titled = [tile.chart.properties(title=alt.Title(tile.title, subtitle=list(tile.lines))) for tile in chart]
+        titled = [
+            tile.chart.properties(
+                title=alt.Title(tile.title, subtitle=list(tile.lines)), **({"width": tile.width} if tile.width else {})
+            )
+            for tile in chart
+        ]
         return exports.chart_spec(alt.concat(*titled, columns=4), title, card)
 
     tables: list[tuple[str, str, str, Callable[[], bytes]]] = [

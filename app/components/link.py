@@ -50,7 +50,7 @@ class Link:
     def pick(self, name: str, options: Sequence[T], default: T | None) -> T | None:
         """The link's value of ``name`` if it is one of ``options``, ``default`` if it has none; else the page ends."""
         try:
-            value = urlstate.choose(name, self._given.get(name), options, default)  # type: ignore[type-var]
+            value = urlstate.choose(name, self._given.get(name), options, default)
         except LinkError as error:
             if self._strict:
                 states.wrong_link(str(error), page=self.page)
@@ -58,11 +58,13 @@ class Link:
         self.values[name] = value  # type: ignore[assignment]
         return value  # type: ignore[return-value]
 
-    def pick_many(self, name: str, options: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
+    def pick_many(
+        self, name: str, options: Sequence[str], default: Sequence[str], limit: int | None = None
+    ) -> tuple[str, ...]:
         """Like :meth:`pick`, for a parameter that may hold several values."""
         given = self._given.get(name)
         try:
-            values = urlstate.choose_many(name, given if isinstance(given, tuple) else None, options, default)
+            values = urlstate.choose_many(name, given if isinstance(given, tuple) else None, options, default, limit)
         except LinkError as error:
             if self._strict:
                 states.wrong_link(str(error), page=self.page)
@@ -117,7 +119,8 @@ class Link:
         limit: int | None = None,
     ) -> None:
         """A widget that chooses the several values of ``name``; the last one cannot be taken away."""
-        key = self._bind(name, list(self.values[name] or ()))  # type: ignore[call-overload]
+        chosen = self.values[name]
+        key = self._bind(name, list(chosen) if isinstance(chosen, tuple) else [])
 
         def changed() -> None:
             if st.session_state[key]:

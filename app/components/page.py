@@ -12,6 +12,7 @@ import streamlit as st
 
 from app import runs as run_names
 from app.components import states
+from app.components.card import cards
 from app.components.jobs import jobs_strip
 from app.components.link import Link
 from app.data import Data, open_data
@@ -45,6 +46,10 @@ class Page:
     def label(self, run_id: str) -> str:
         """The readable name of a run."""
         return self.labels.get(run_id, run_id)
+
+    def card(self, run_ids: Sequence[str], figure: str, query: str) -> dict[str, Any]:
+        """The reproducibility card of a figure over these runs, shown by the given query."""
+        return cards([self.run(run_id) for run_id in run_ids], figure=figure, query=query, generation=self.data.key[1])
 
     def banners(self, run_ids: Sequence[str]) -> None:
         """Say what a reader must know about the runs shown: not finished, failed, synthetic model."""

@@ -9,12 +9,18 @@ import pandas as pd
 import streamlit as st
 
 from app import pairs
+from app import runs as run_names
 from app.charts.compare import token_heatmap
 from app.components import states
 from app.components.figure import figure
 from app.components.link import go
 from app.components.page import Page
 from app.components.tokens import token_strip, visible
+
+
+def _click_cell(point: dict[str, Any]) -> None:
+    go("token", int(point["position"]))
+    go("layer", int(point["layer"]))
 
 
 def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str, card: Mapping[str, Any]) -> None:
@@ -36,12 +42,12 @@ def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str,
     tokens = rows.groupby("position").agg(token=("token", "first"), changed=("changed", "mean")).reset_index()
     token = page.link.values["token"]
     positions = tokens["position"].astype(int).tolist()
-    marked = positions.index(token) if token in positions else None
+    marked = positions.index(token) if isinstance(token, int) and token in positions else None
     heaviest = max(float(tokens["changed"].max()), 1e-9)
     cut = "" if n_tokens <= limit else f" The first {limit:,} of {n_tokens:,} tokens are shown."
     st.caption(
-        f"Darker = more experts changed, mean over {len(layers)} layers (darkest here: {tokens['changed'].max():.2f} of "
-        f"{top_k}).{cut}"
+        f"Stronger colour = more experts changed, mean over {len(layers)} layers "
+        f"(strongest here: {tokens['changed'].max():.2f} of {top_k}).{cut}"
     )
     titles = [f"position {row.position}: {row.changed:.2f} of {top_k} experts changed" for row in tokens.itertuples()]
     token_strip(tokens["token"].tolist(), (tokens["changed"] / heaviest).tolist(), titles, marked)
@@ -57,13 +63,13 @@ def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str,
         ),
         rows[["position", "token", "layer", "expert_index_a", "expert_index_b", "changed"]],
         key="tokens",
-        note=f"{len(tokens):,} tokens × {len(layers)} layers; 0 = both runs chose the same {top_k} experts. Click a cell for "
-        "its experts.",
+        note=f"{len(tokens):,} tokens × {len(layers)} layers; 0 = both runs chose the same {top_k} experts. "
+        "Click a cell for its experts.",
         alt_text="Heatmap of changed experts per token and layer",
         card=card,
         explains=("overlap",),
         selection="cell",
-        on_select=lambda point: (go("token", int(point["position"])), go("layer", int(point["layer"]))),  # type: ignore[func-returns-value]
+        on_select=_click_cell,
     )
     if marked is not None:
         draw_token(rows[rows["position"] == token], tokens["token"].iloc[marked])
@@ -74,7 +80,7 @@ def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str,
 def draw_token(rows: pd.DataFrame, token: str) -> None:
     """Experts of one token per layer in both runs."""
     lines = []
-    for row in rows.sort_values("layer").to_dict(orient="records"):
+    for row in run_names.records(rows.sort_values("layer")):
         gained, lost = pairs.experts_changed(row["expert_index_a"], row["expert_index_b"])
         lines.append(
             {

@@ -10,8 +10,9 @@ import streamlit as st
 from app.palette import MARK, WORSE
 
 _STYLE = f"""<style>
-.vmoer-strip {{ line-height: 2.1; font-family: "Source Code Pro", monospace; font-size: 0.86rem; overflow-wrap: anywhere; }}
+.vmoer-strip {{ line-height: 2.1; font-family: "Source Code Pro", monospace; font-size: 0.86rem; }}
 .vmoer-strip span {{ padding: 0.18rem 0.1rem; border-radius: 0.25rem; white-space: pre-wrap; margin-right: 1px;
+  display: inline-block; line-height: 1.4;
   background: color-mix(in srgb, {WORSE} calc(var(--w) * 1%), transparent); }}
 .vmoer-strip span.on {{ outline: 2px solid {MARK}; }}
 .vmoer-strip sub {{ opacity: 0.75; font-size: 0.62rem; }}
@@ -33,7 +34,8 @@ def strip_html(tokens: Sequence[str], weights: Sequence[float], titles: Sequence
         share = min(max(weight, 0.0), 1.0)
         on = ' class="on"' if number == marked else ""
         parts.append(
-            f'<span{on} style="--w:{share * 70:.0f}" title="{html.escape(title, quote=True)}">{html.escape(token)}</span>'
+            f'<span{on} style="--w:{share * 70:.0f}" title="{html.escape(title, quote=True)}">'
+            f"{html.escape(token)}</span>"
         )
     return f'{_STYLE}<div class="vmoer-strip" role="img" aria-label="Prompt, token by token">{"".join(parts)}</div>'
 

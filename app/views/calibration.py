@@ -10,9 +10,8 @@ import streamlit as st
 from app import runs as run_names
 from app.charts.calibration import FEW, direction, reliability_diagram
 from app.components import states
-from app.components.card import cards
 from app.components.figure import Tile, figure, heading
-from app.components.format import interval, is_percent, number
+from app.components.format import interval, is_percent, missing, number
 from app.components.page import Page, open_page
 from app.components.text import plain
 from app.palette import ROLE_LABELS
@@ -80,14 +79,10 @@ def diagrams(page: Page, dataset: str, run_ids: list[str], calibrations: list[st
         bins,
         key=f"reliability.{dataset}",
         note=f"Accuracy over confidence per bin, {SCHEMES[scheme]}; on the dashed line confidence is earned, below it "
-        f"(orange) the model is over-confident. Lines: Wilson 95 % intervals. Hollow: under {FEW} examples. ×: empty bin.",
+        f"(orange) the model is over-confident. Lines: Wilson 95 % intervals. "
+        f"Hollow: under {FEW} examples. ×: empty bin.",
         alt_text=f"Reliability diagrams on {dataset}: " + "; ".join(said),
-        card=cards(
-            [page.run(run_id) for run_id in run_ids],
-            figure=f"Reliability on {dataset}",
-            query="reliability",
-            generation=page.data.key[1],
-        ),
+        card=page.card(run_ids, f"Reliability on {dataset}", "reliability"),
         explains=("reliability_diagram", metric, "temperature_scaling"),
     )
 
@@ -101,31 +96,33 @@ def numbers(page: Page, run_ids: list[str], datasets: list[str], calibrations: l
         for run_id in run_ids:
             for calibration in calibrations:
                 suffix = "" if calibration == "raw" else "_ts"
-                here = metrics[(metrics["run_id"] == run_id) & (metrics["dataset"] == dataset)].set_index("metric")
+                here = {
+                    found["metric"]: found
+                    for found in run_names.records(
+                        metrics[(metrics["run_id"] == run_id) & (metrics["dataset"] == dataset)]
+                    )
+                }
                 row: dict[str, Any] = {"data set": dataset, "run": page.label(run_id), "calibration": calibration}
-                gap = here["value"].get(f"overconfidence{suffix}")
-                row["direction"] = f"{direction(gap)} by {number(abs(gap), percent=True)}" if gap is not None else "–"
+                gap = here.get(f"overconfidence{suffix}", {}).get("value")
+                row["direction"] = "–"
+                if gap is not None and not missing(gap):
+                    row["direction"] = f"{direction(gap)} by {number(abs(gap), percent=True)}"
                 for metric in METRICS:
-                    # Scaling all scores by one factor never changes which is largest, so accuracy has no twin to look up.
-                    name = metric if metric == "accuracy" else f"{metric}{suffix}"
-                    if name in here.index:
-                        cell = here.loc[name]
-                        row[metric] = interval(
-                            cell["value"], cell["ci_low"], cell["ci_high"], percent=is_percent(metric)
-                        )
+                    # One factor for all scores never changes which is largest, so accuracy has no twin to look up.
+                    cell = here.get(metric if metric == "accuracy" else f"{metric}{suffix}", {})
+                    bounds = (cell.get("value"), cell.get("ci_low"), cell.get("ci_high"))
+                    row[metric] = interval(*bounds, percent=is_percent(metric))
+                    if cell:
                         row["n"] = int(cell["n"])
-                    else:
-                        row[metric] = "–"
-                row["T"] = number(here["value"].get("temperature")) if suffix else "–"
+                row["T"] = number(here.get("temperature", {}).get("value")) if suffix else "–"
                 rows.append(row)
     kept = {f"{metric}{suffix}" for metric in (*METRICS, "overconfidence") for suffix in ("", "_ts")} | {"temperature"}
     heading(
         "Calibration in numbers",
-        "95 % intervals in brackets. ECE and MCE over 15 bins are biased upwards on few examples; read them beside NLL.",
+        "95 % intervals in brackets. ECE and MCE over 15 bins are biased upwards on few examples; "
+        "read them beside NLL.",
         key="numbers",
-        card=cards(
-            [page.run(run_id) for run_id in run_ids], figure="Calibration", query="metrics", generation=page.data.key[1]
-        ),
+        card=page.card(run_ids, "Calibration", "metrics"),
         table=metrics[metrics["metric"].isin(kept)].reset_index(drop=True),
         explains=(*METRICS, "overconfidence", "temperature"),
     )
@@ -148,7 +145,7 @@ def render() -> None:
     )
     link = page.link
     options = page.runs["run_id"].tolist()
-    run_ids = list(link.pick_many("runs", options, default_runs(page)))[: page.settings.max_runs]
+    run_ids = list(link.pick_many("runs", options, default_runs(page), page.settings.max_runs))
     roles: dict[str, str] = {}
     for run_id in run_ids:
         run = page.run(run_id)

@@ -11,7 +11,6 @@ from app import pairs
 from app import runs as run_names
 from app.charts import compare as charts
 from app.components import states
-from app.components.card import cards
 from app.components.figure import Tile, figure
 from app.components.format import is_percent
 from app.components.link import go
@@ -37,11 +36,6 @@ def paired(page: Page, first: str, second: str) -> pd.DataFrame:
     return rows.assign(outcome=[pairs.outcome(a, b) for a, b in right])
 
 
-def card(page: Page, first: str, second: str, figure_name: str, query: str) -> dict[str, Any]:
-    """The card of a figure over both runs."""
-    return cards([page.run(first), page.run(second)], figure=figure_name, query=query, generation=page.data.key[1])
-
-
 def draw_differences(page: Page, first: str, second: str, rows: pd.DataFrame) -> None:
     """Paired differences of accuracy, ECE, NLL and Brier score, one small chart each."""
     stored = page.data("comparisons", second)
@@ -61,10 +55,10 @@ def draw_differences(page: Page, first: str, second: str, rows: pd.DataFrame) ->
         if part.empty:
             continue
         better = definition(metric).direction
-        chart = charts.differences(part, title="second − first", percent=is_percent(metric)).properties(width=180)
-        tiles.append(Tile(f"{TITLES[metric]}, {better} is better", chart))
+        chart = charts.differences(part, title="second − first", percent=is_percent(metric))
+        tiles.append(Tile(f"{TITLES[metric]}, {better} is better", chart, width=290))
         clear = part[part["verdict"] != "no clear difference"]
-        said += [f"{TITLES[metric]} on {row['dataset']}: {row['verdict']}" for row in clear.to_dict(orient="records")]
+        said += [f"{TITLES[metric]} on {row['dataset']}: {row['verdict']}" for row in run_names.records(clear)]
     summary = "; ".join(said) if said else "no interval excludes zero"
     figure(
         "Paired differences, second run − first run",
@@ -74,7 +68,7 @@ def draw_differences(page: Page, first: str, second: str, rows: pd.DataFrame) ->
         note=f"Same questions resampled together, 95 % intervals, {origin}. ▲ better, ▼ worse, ● no clear difference. "
         f"In words: {summary}.",
         alt_text=f"Paired differences with intervals: {summary}",
-        card=card(page, first, second, "Paired differences", "comparisons, paired_predictions"),
+        card=page.card([first, second], "Paired differences", "comparisons, paired_predictions"),
         explains=pairs.DIFFERENCES,
     )
 
@@ -93,7 +87,7 @@ def draw_answers(page: Page, first: str, second: str, rows: pd.DataFrame) -> Non
             key="flips",
             note=f"{len(rows):,} shared questions; share per data set.",
             alt_text=f"{gained} answers became right and {lost} became wrong",
-            card=card(page, first, second, "Answer flips", "paired_predictions"),
+            card=page.card([first, second], "Answer flips", "paired_predictions"),
             explains=("accuracy",),
         )
     limit = page.settings.max_points
@@ -111,10 +105,10 @@ def draw_answers(page: Page, first: str, second: str, rows: pd.DataFrame) -> Non
             charts.confidence_scatter(drawn, first="first run", second="second run"),
             drawn[columns],
             key="scatter",
-            note=f"n = {len(rows):,}; below the dashed line the second run is less sure than the first.{sampled} Click a "
-            "point to see its tokens below.",
+            note=f"n = {len(rows):,}; below the dashed line the second run is less sure than the first.{sampled} "
+            "Click a point to see its tokens below.",
             alt_text="Scatter of the confidence of the two runs on each shared question",
-            card=card(page, first, second, "Paired confidence", "paired_predictions"),
+            card=page.card([first, second], "Paired confidence", "paired_predictions"),
             explains=("confidence",),
             selection="question",
             on_select=chosen,
@@ -133,16 +127,17 @@ def draw_overlap(page: Page, first: str, second: str, dataset: str | None) -> No
         return
     layers = [int(layer) for layer in sorted(rows["layer"].unique())]
     chosen = [int(one) for one in run_names.as_list(page.run(second)["layers"])]
-    lowest = rows.loc[rows["mean_jaccard"].idxmin()]
+    lowest = rows.sort_values("mean_jaccard").iloc[0]
     figure(
         "Do the two runs choose the same experts?",
         charts.overlap_by_layer(rows, layers, chosen=chosen, layer=page.link.values["layer"]),  # type: ignore[arg-type]
         rows,
         key="overlap",
-        note=f"Mean Jaccard of the expert sets on the same {int(rows['n'].max()):,} tokens; 1 = the same experts. Least in "
-        f"layer {int(lowest['layer'])} ({lowest['mean_jaccard']:.3f}). Above the first Bayesian layer, inputs differ as well.",
+        note=f"Mean Jaccard of the expert sets on the same {int(rows['n'].max()):,} tokens; 1 = the same experts. "
+        f"Least in layer {int(lowest['layer'])} ({lowest['mean_jaccard']:.3f}). "
+        "Above the first Bayesian layer, inputs differ as well.",
         alt_text="Mean Jaccard of the expert sets of both runs per layer",
-        card=card(page, first, second, "Overlap per layer", "layer_overlap"),
+        card=page.card([first, second], "Overlap per layer", "layer_overlap"),
         explains=("jaccard", "overlap"),
         selection="layer",
         on_select=lambda point: go("layer", int(point["layer"])),
@@ -158,10 +153,11 @@ def draw_example(page: Page, first: str, second: str, rows: pd.DataFrame, exampl
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         with st.container(width=340):
             link.select("example", f"Question of {dataset}", examples)
-        step = {"type": "secondary", "on_click": go}
-        st.button("‹ Previous", args=("example", examples[place - 1]), disabled=place == 0, shortcut="Alt+Left", **step)
+        before = examples[max(place - 1, 0)]
+        st.button("‹ Previous", on_click=go, args=("example", before), disabled=place == 0, shortcut="Alt+Left")
         after = examples[min(place + 1, len(examples) - 1)]
-        st.button("Next ›", args=("example", after), disabled=place == len(examples) - 1, shortcut="Alt+Right", **step)
+        last = place == len(examples) - 1
+        st.button("Next ›", on_click=go, args=("example", after), disabled=last, shortcut="Alt+Right")
         st.caption(f"{place + 1:,} of {len(examples):,} · changed answers first", width="content")
     row = rows[(rows["dataset"] == dataset) & (rows["example_id"] == example)].iloc[0]
     table = page.data("examples", second, dataset)
@@ -188,7 +184,7 @@ def draw_example(page: Page, first: str, second: str, rows: pd.DataFrame, exampl
         },
     )
     draw_prompt(
-        page, first, second, dataset, example, card(page, first, second, f"Question {example}", "paired_token_routing")
+        page, first, second, dataset, example, page.card([first, second], f"Question {example}", "paired_token_routing")
     )
 
 

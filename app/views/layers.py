@@ -10,7 +10,6 @@ import streamlit as st
 from app import runs as run_names
 from app.charts import layers as charts
 from app.components import states
-from app.components.card import cards
 from app.components.figure import figure
 from app.components.format import interval, number
 from app.components.link import go
@@ -60,12 +59,7 @@ def draw_stability(page: Page, run_id: str, found: tuple[str, pd.DataFrame], lay
     run = page.run(run_id)
     chosen = [int(one) for one in run_names.as_list(run["layers"])]
     at = rows[rows["gamma"] == gamma].reset_index(drop=True)
-    card = cards(
-        [page.run(source)],
-        figure="Stability of routing",
-        query=f"layer_susceptibility, mode {mode}",
-        generation=page.data.key[1],
-    )
+    card = page.card([source], "Stability of routing", f"layer_susceptibility, mode {mode}")
     tokens = int(rows["n"].max())
     susceptible = sorted(at.loc[at["susceptible"].astype(bool), "layer"].astype(int))
     figure(
@@ -73,9 +67,9 @@ def draw_stability(page: Page, run_id: str, found: tuple[str, pd.DataFrame], lay
         charts.stability_heatmap(rows, layers, layer=layer, gamma=gamma),  # type: ignore[arg-type]
         rows,
         key="stability",
-        note=f"Mean Jaccard index of clean and noisy expert sets; {tokens:,} tokens; higher = more stable. A white dot marks "
-        "a susceptible layer at that noise level. Click a layer for its details.",
-        alt_text=f"Heatmap of mean Jaccard per layer and noise level; susceptible at γ = {gamma:g}: {susceptible or 'none'}",
+        note=f"Mean Jaccard index of clean and noisy expert sets; {tokens:,} tokens; higher = more stable. "
+        "A white dot marks a susceptible layer at that noise level. Click a layer for its details.",
+        alt_text=f"Mean Jaccard per layer and noise level; susceptible at γ = {gamma:g}: {susceptible or 'none'}",
         card=card,
         explains=("jaccard", "chance", "susceptible"),
         selection="layer",
@@ -88,9 +82,9 @@ def draw_stability(page: Page, run_id: str, found: tuple[str, pd.DataFrame], lay
         charts.stability_profile(at, layers, chosen=chosen, layer=layer),  # type: ignore[arg-type]
         at,
         key="profile",
-        note=f"Susceptible layers: {listed}. Grey bars hold the middle half of the {int(at['n'].max()):,} tokens, lines the "
-        f"95 % interval of the mean. The rule: mean Jaccard below {at['threshold'].mean():.3f} (chance level "
-        f"{at['chance'].mean():.3f}). Orange triangles: layers that carry a Bayesian router in this run.",
+        note=f"Susceptible layers: {listed}. Grey bars hold the middle half of the {int(at['n'].max()):,} tokens, "
+        f"lines the 95 % interval of the mean. The rule: mean Jaccard below {at['threshold'].mean():.3f} (chance level "
+        f"{at['chance'].mean():.3f}). Pink triangles: layers that carry a Bayesian router in this run.",
         alt_text=f"Mean Jaccard per layer at noise level {gamma:g} with the susceptibility threshold",
         card=card,
         explains=("susceptible", "chance"),
@@ -119,7 +113,7 @@ def draw_leverage(page: Page, run_id: str, layers: list[int]) -> None:
     totals = " ".join(
         f"{'All chosen' if row['scope'] == 'chosen' else 'All MoE'} layers together: "
         f"{interval(row[value], row[f'{quantity}_ci_low'], row[f'{quantity}_ci_high'], percent=percent, signed=True)}."
-        for row in together.to_dict(orient="records")
+        for row in run_names.records(together)
     )
     page.link.select("quantity", "Leverage in", list(QUANTITIES), show=lambda name: QUANTITIES[name], kind="buttons")
     direction = "below 0 = routing matters" if percent else "above 0 = routing matters"
@@ -131,7 +125,7 @@ def draw_leverage(page: Page, run_id: str, layers: list[int]) -> None:
         note=f"Change of {QUANTITIES[quantity]} ({direction}); {int(single['n'].max()):,} questions × "
         f"{int(single['draws'].min())} draws, paired 95 % intervals. {totals}",
         alt_text=f"Change of {QUANTITIES[quantity]} per layer when its routing is drawn at random",
-        card=cards([page.run(source)], figure="Leverage", query="layer_leverage", generation=page.data.key[1]),
+        card=page.card([source], "Leverage", "layer_leverage"),
         explains=(value,),
         selection="layer",
         on_select=click_layer,
@@ -157,10 +151,10 @@ def draw_load(page: Page, run_id: str, layers: list[int]) -> None:
         charts.load_heatmap(rows, layers, value=weighting, layer=page.link.values["layer"]),  # type: ignore[arg-type]
         rows,
         key="load",
-        note=f"Share of the layer's {WEIGHTINGS[weighting]} on {dataset}, divided by the balanced share 1/E = 1/{experts}; "
-        f"{int(rows['n_tokens'].max()):,} tokens. Orange above balance, blue below it.",
+        note=f"Share of the layer's {WEIGHTINGS[weighting]} on {dataset}, divided by the balanced share 1/E = "
+        f"1/{experts}; {int(rows['n_tokens'].max()):,} tokens. Orange above balance, blue below it.",
         alt_text="Heatmap of load per layer and expert relative to balance",
-        card=cards([page.run(run_id)], figure="Expert load", query="expert_load", generation=page.data.key[1]),
+        card=page.card([run_id], "Expert load", "expert_load"),
         explains=("load_share", "gate_share"),
         selection="layer",
         on_select=click_layer,
@@ -191,11 +185,13 @@ def draw_layer(page: Page, run_id: str, stability: pd.DataFrame) -> None:
                 & (leverage["layer"] == layer)
                 & (leverage["intervention"] == "random-routing")
             ]
-            for row in found.to_dict(orient="records"):
+            for row in run_names.records(found):
+                ends = (row["accuracy_ci_low"], row["accuracy_ci_high"])
+                bounds = [number(end, percent=True, signed=True) for end in ends]
                 st.metric(
                     "Accuracy, routing at random",
                     number(row["accuracy_change"], percent=True, signed=True),
-                    delta=f"[{number(row['accuracy_ci_low'], percent=True, signed=True)}, {number(row['accuracy_ci_high'], percent=True, signed=True)}]",
+                    delta=f"[{bounds[0]}, {bounds[1]}]",
                     delta_color="off",
                     delta_arrow="off",
                     border=True,
@@ -207,16 +203,15 @@ def draw_layer(page: Page, run_id: str, stability: pd.DataFrame) -> None:
     parts = [page.data("expert_load", run_id, dataset=name).assign(dataset=name) for name in datasets]
     load = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["layer"])
     load = load[load["layer"] == layer].reset_index(drop=True)
-    card = cards(
-        [page.run(run_id)], figure=f"Layer {layer}", query="expert_load, layer_stats", generation=page.data.key[1]
-    )
+    card = page.card([run_id], f"Layer {layer}", "expert_load, layer_stats")
     if not load.empty:
         figure(
             f"Experts of layer {layer}",
             charts.expert_bars(load, value=weighting),
             load,
             key="experts",
-            note=f"Share of the layer's {WEIGHTINGS[weighting]} per data set in {page.label(run_id)}; the line is balance.",
+            note=f"Share of the layer's {WEIGHTINGS[weighting]} per data set in {page.label(run_id)}; "
+            "the line is balance.",
             alt_text=f"Load of every expert of layer {layer} per data set",
             card=card,
             explains=("load_share", "gate_share"),
@@ -248,7 +243,7 @@ def render() -> None:
     default_layer = None
     if not stability.empty:
         at = stability[stability["gamma"] == gamma]
-        default_layer = int(at.loc[at["jaccard"].idxmin(), "layer"])
+        default_layer = int(at.sort_values("jaccard")["layer"].iloc[0])
     link.pick("layer", layers, default_layer if default_layer is not None else layers[0])
     datasets = run_names.as_list(run["datasets"])
     link.pick("dataset", datasets, datasets[0] if datasets else None)

@@ -10,7 +10,6 @@ import streamlit as st
 from app import runs as run_names
 from app.charts import ood as charts
 from app.components import states
-from app.components.card import cards
 from app.components.figure import figure, heading
 from app.components.format import interval
 from app.components.page import Page, open_page
@@ -18,7 +17,7 @@ from app.palette import ROLE_LABELS
 from vmoer.metrics import DEFINITIONS
 
 PATH = "views/ood.py"
-POSITIONS = {"answer": "answer", "final_prompt_token": "last prompt token", "prompt_mean": "mean over the prompt"}
+POSITIONS = {"answer": "answer", "final_prompt_token": "last token", "prompt_mean": "prompt mean"}
 AGGREGATIONS = {"none": "none", "mean_layers": "mean over layers"}
 INVERTED = "INVERTED"
 
@@ -48,24 +47,32 @@ def auroc_rows(page: Page, run_id: str) -> pd.DataFrame:
     rows["label"] = [score_label(*key) for key in keys]
     bounds = zip(rows["value"], rows["ci_low"], rows["ci_high"], strict=True)
     rows["verdict"] = [verdict(*bound) for bound in bounds]
-    return rows
+    return rows.sort_values(["role", "dataset"], key=_by_role, kind="stable").reset_index(drop=True)
+
+
+def _by_role(column: pd.Series) -> pd.Series:
+    """Roles in their own order, names by the alphabet."""
+    return column.map(list(ROLE_LABELS).index) if column.name == "role" else column
 
 
 def draw_score(page: Page, run_id: str, scores: pd.DataFrame, score: str, label: str) -> None:
     """Distribution and ROC of the chosen score."""
-    card = cards([page.run(run_id)], figure=label, query="ood_scores", generation=page.data.key[1])
-    counts = scores.groupby(["dataset", "role"], sort=False).size()
-    said = ", ".join(f"{dataset} ({ROLE_LABELS[role]}): {count:,}" for (dataset, role), count in counts.items())
+    card = page.card([run_id], label, "ood_scores")
+    sets = scores[["dataset", "role"]].drop_duplicates().itertuples(index=False, name=None)
+    said = ", ".join(
+        f"{dataset} ({ROLE_LABELS[role]}): {int((scores['dataset'] == dataset).sum()):,}" for dataset, role in sets
+    )
     explains = tuple(name for name in (score,) if name in DEFINITIONS)
     left, right = st.columns(2, gap="large")
     with left:
         bins = charts.histogram(scores)
         figure(
             f"Distribution of {label}",
-            charts.distributions(bins, score=label),
+            charts.distributions(bins),
             bins,
             key="distribution",
-            note=f"Share of each set's questions per bin, same bins for all; declared beforehand: higher = more OoD. {said}.",
+            note=f"Share of each set's questions per bin, same bins for all; declared beforehand: "
+            f"higher = more OoD. The last bin also holds the values beyond it. {said}.",
             alt_text=f"Distribution of {label} per data set",
             card=card,
             explains=explains,
@@ -83,8 +90,8 @@ def draw_score(page: Page, run_id: str, scores: pd.DataFrame, score: str, label:
             charts.roc(curve),
             curve,
             key="roc",
-            note=f"OoD sets against {inside:,} in-distribution questions; above the diagonal = better than chance, below it "
-            "the score is inverted.",
+            note=f"OoD sets against {inside:,} in-distribution questions; above the diagonal = better than "
+            "chance, below it the score is inverted.",
             alt_text=f"ROC curves of {label}",
             card=card,
             explains=("auroc", "fpr95"),
@@ -94,15 +101,17 @@ def draw_score(page: Page, run_id: str, scores: pd.DataFrame, score: str, label:
 def draw_matrix(page: Page, run_id: str, rows: pd.DataFrame) -> None:
     """AUROC of every score on every OoD set: forest plot, and the table with badges."""
     order = rows.groupby("label", sort=False)["value"].mean().sort_values(ascending=False).index.tolist()
-    card = cards([page.run(run_id)], figure="AUROC of all scores", query="metrics", generation=page.data.key[1])
-    inverted = sorted({row["label"] for row in rows.to_dict(orient="records") if row["value"] < 0.5})
+    card = page.card([run_id], "AUROC of all scores", "metrics")
+    inverted = sorted({row["label"] for row in run_names.records(rows) if row["value"] < 0.5})
+    smallest, largest = int(rows["n"].min()), int(rows["n"].max())
+    sizes = f"n = {smallest:,}" if smallest == largest else f"n = {smallest:,} to {largest:,}"
     said = f"Below 0.5, never flipped: {', '.join(inverted)}." if inverted else "No score is below 0.5."
     figure(
         "AUROC of every score",
         charts.auroc_forest(rows, order=order),
         rows,
         key="auroc",
-        note=f"Per OoD set against the in-distribution set; n = {int(rows['n'].min()):,} to {int(rows['n'].max()):,} questions; "
+        note=f"Per OoD set against the in-distribution set; {sizes} questions; "
         f"lines are 95 % intervals; higher = better. {said}",
         alt_text=f"AUROC with interval per score and OoD set. {said}",
         card=card,
@@ -112,7 +121,7 @@ def draw_matrix(page: Page, run_id: str, rows: pd.DataFrame) -> None:
     table: list[dict[str, Any]] = []
     for label, group in rows.groupby("label", sort=False):
         line: dict[str, Any] = {"score": label}
-        for row in group.to_dict(orient="records"):
+        for row in run_names.records(group):
             text = interval(row["value"], row["ci_low"], row["ci_high"])
             line[f"{row['dataset']} ({ROLE_LABELS[row['role']]})"] = text + (
                 f" ▼ {INVERTED}" if row["value"] < 0.5 else ""
@@ -137,7 +146,7 @@ def render() -> None:
     page = open_page(
         PATH,
         "OoD detection",
-        "Can a score tell questions from elsewhere apart from familiar ones, before one knows whether the answer is right?",
+        "Can a score tell questions from elsewhere from familiar ones, before one knows whether the answer is right?",
     )
     link = page.link
     run_ids = page.runs["run_id"].tolist()
@@ -172,7 +181,8 @@ def render() -> None:
         )
         return
     values = page.data("ood_scores", run_id, score, position, aggregation)
-    values = values[values["role"] != "validation"].reset_index(drop=True)
+    values = values[values["role"] != "validation"]
+    values = values.sort_values(["role", "dataset"], key=_by_role, kind="stable").reset_index(drop=True)
     draw_score(page, run_id, values, score, score_label(score, position, aggregation))
     rows = auroc_rows(page, run_id)
     if rows.empty:

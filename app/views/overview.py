@@ -1,4 +1,4 @@
-"""Overview: every run with its main numbers, the ladder of baselines and controls, running jobs, and where to go next."""
+"""Overview: every run with its main numbers, the ladder of baselines and controls, jobs, and where to go next."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import streamlit as st
 
 from app import runs as run_names
 from app.charts.calibration import interval_dots
-from app.components.card import cards
 from app.components.figure import Tile, figure, heading
 from app.components.format import interval, is_percent
 from app.components.link import go
@@ -46,7 +45,7 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
     numbers: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
     ordered = page.runs.sort_values(["started_at", "experiment", "run_id"], ascending=[False, True, True])
-    for run in ordered.to_dict(orient="records"):
+    for run in run_names.records(ordered):
         for dataset in in_distribution(page, run) or [""]:
             key = {
                 "model": run["model"],
@@ -80,13 +79,12 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
 def draw_runs(page: Page) -> None:
     """The table of runs; a click on a row chooses the run for every page."""
     numbers, texts = runs_table(page)
-    every = [row for _, row in page.runs.iterrows()]
     heading(
         "Runs",
         "One row per run and in-distribution data set, newest first; 95 % intervals in brackets. "
         "Click the box at the left of a row to choose the run.",
         key="runs",
-        card=cards(every, figure="Runs", query="runs, metrics", generation=page.data.key[1]),
+        card=page.card(page.runs["run_id"].tolist(), "Runs", "runs, metrics"),
         table=numbers,
         explains=METRICS,
     )
@@ -132,13 +130,13 @@ def draw_doors(page: Page, run_id: str) -> None:
 def draw_ladder(page: Page, run_id: str, dataset: str) -> None:
     """All runs of the experiment as rungs, raw and temperature-scaled, one chart per metric."""
     family = run_names.siblings(page.runs, run_id)
-    names = {row["run_id"]: run_names.describe(row) for row in family.to_dict(orient="records")}
+    names = {row["run_id"]: run_names.describe(row) for row in run_names.records(family)}
     order = list(names.values())
     values = page.data("metrics", run_ids=tuple(family["run_id"]), dataset=dataset)
     run = page.run(run_id)
     tiles, tables = [], []
     for metric in METRICS:
-        twins = {metric: "raw"} if metric == "accuracy" else {metric: "raw", f"{metric}_ts": "temperature-scaled"}
+        twins = {metric: "raw"} if metric == "accuracy" else {metric: "raw", f"{metric}_ts": "scaled"}
         rows = values[values["metric"].isin(twins) & values["value"].notna()].copy()
         if rows.empty:
             continue
@@ -155,7 +153,7 @@ def draw_ladder(page: Page, run_id: str, dataset: str) -> None:
             percent=is_percent(metric),
             group="calibration",
         )
-        tiles.append(Tile(TITLES[metric], chart.properties(width=200)))
+        tiles.append(Tile(TITLES[metric], chart, width=400))
     if not tiles:
         st.info(f"No accuracy, ECE or NLL is stored for {plain(dataset)} in this experiment yet.")
         return
@@ -165,15 +163,11 @@ def draw_ladder(page: Page, run_id: str, dataset: str) -> None:
         tiles,
         table,
         key="ladder",
-        note=f"{run['model']} on {dataset}, n = {int(table['n'].max()):,}; bars are 95 % intervals. A Bayesian run earns "
+        note=f"{run['model']} on {dataset}, n = {int(table['n'].max()):,}; lines are 95 % intervals; "
+        "scaled = temperature-scaled. A Bayesian run earns "
         "its keep only where it beats the deterministic run, its temperature-scaled numbers, and both controls.",
         alt_text="Accuracy, ECE and NLL with intervals for every run of the experiment, raw and temperature-scaled",
-        card=cards(
-            run_names.rows(page.runs, family["run_id"].tolist()),
-            figure="Ladder",
-            query="metrics",
-            generation=page.data.key[1],
-        ),
+        card=page.card(family["run_id"].tolist(), "Ladder", "metrics"),
         explains=(*METRICS, "temperature_scaling", "untrained", "non-routing-noise"),
     )
 
@@ -183,7 +177,7 @@ def render() -> None:
     page = open_page(
         PATH,
         "Overview",
-        "How sure is a Mixture-of-Experts model of its routing, where does that matter, and does a Bayesian router help?",
+        "How sure is a Mixture-of-Experts model of its routing, where does it matter, and does a Bayesian router help?",
         live=True,
     )
     run_id = page.link.pick("run", page.runs["run_id"].tolist(), run_names.default_run(page.runs))
