@@ -43,9 +43,10 @@ def publish(home: layout.Home, timeout: float = 60.0) -> int:
     layout.generations_folder(home).mkdir(parents=True, exist_ok=True)
     with _only_publisher(home, timeout):
         _sweep(home)
-        number = max([*generations(home), current_number(home) or 0], default=0) + 1
+        current = _readable_pointer(home)
+        number = max([*generations(home), current], default=0) + 1
         path = layout.generation_path(home, number)
-        previous = _usable_previous(home)
+        previous = _usable(layout.generation_path(home, current)) if current else None
         with files.replacing(path) as temporary:
             try:
                 _build(home, temporary, number, previous)
@@ -217,15 +218,16 @@ def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) ->
     connection.unregister("incoming")
 
 
-def _usable_previous(home: layout.Home) -> Path | None:
-    """The current generation when rows can be copied from it; refuses one of a newer schema."""
+def _readable_pointer(home: layout.Home) -> int:
+    """The generation that CURRENT names, 0 when there is none or it is damaged: publishing writes it anew."""
     try:
-        number = current_number(home)
+        return current_number(home) or 0
     except CorruptStoreError:
-        return None
-    path = layout.generation_path(home, number) if number else None
-    if path is None or not path.exists():
-        return None
+        return 0
+
+
+def _usable(path: Path) -> Path | None:
+    """``path`` when rows can be copied from that generation; refuses one of a newer schema."""
     try:
         with engine.connect(threads=1) as connection:
             version = engine.attach_generation(connection, path)

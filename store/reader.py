@@ -21,6 +21,7 @@ Parameters = Sequence[Any] | Mapping[str, Any]
 
 _FACTS = tuple(table.name for table in schema.tables("fact"))
 _FACT_NAME = re.compile(rf"\b({'|'.join(_FACTS)})\b")
+_LITERAL = re.compile(r"'((?:[^']|'')*)'")
 
 
 class Store:
@@ -93,7 +94,7 @@ class Store:
 
     def _prepare_views(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
         """Create the views over facts that ``sql`` names. Creating one opens every shard, so none is made unasked."""
-        for name in set(_FACT_NAME.findall(sql)) - self._views:
+        for name in _facts_named(sql) - self._views:
             with self._lock:
                 if name not in self._views:
                     source = self.facts(name)
@@ -105,16 +106,21 @@ class Store:
         reason = engine.first_line(error)
         if isinstance(error, duckdb.ParserException | duckdb.CatalogException | duckdb.ConversionException):
             return StoreError(f"the query failed: {reason}")
-        involved = [Path(text) for text in re.findall(r"'([^']+\.parquet)'", sql)]
-        if not involved:
-            for name in sorted(set(_FACT_NAME.findall(sql))):
-                involved += self.shards(name)
+        texts = [text.replace("''", "'") for text in _LITERAL.findall(sql)]
+        involved = [Path(text) for text in texts if text.endswith(".parquet")]
+        for name in sorted(_facts_named(sql)):
+            involved += self.shards(name)
         found = summaries.find_damaged(involved, pages=not isinstance(error, duckdb.BinderException))
         if found is not None:
             return found
         if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.SerializationException):
             return CorruptStoreError(engine.damaged_generation(f"vmoer-{self.generation}.duckdb", error))
         return StoreError(f"the query failed: {reason}")
+
+
+def _facts_named(sql: str) -> set[str]:
+    """The fact tables that ``sql`` names; a path inside a literal is not a name."""
+    return set(_FACT_NAME.findall(_LITERAL.sub("''", sql)))
 
 
 def open_store(home: layout.Home, memory_limit: str = engine.MEMORY_LIMIT, threads: int = engine.THREADS) -> Store:

@@ -21,7 +21,7 @@ def markdown() -> str:
     lines = [
         "# Tables",
         "",
-        f"Schema version {schema.SCHEMA_VERSION}. Made by `python -m store.tables_doc` from `store/schema.py`; not edited by hand.",
+        f"Schema version {schema.SCHEMA_VERSION}. Made from `store/schema.py` by `python -m store.tables_doc`.",
         "",
         "Fractions, never percent; nats; `layer` is the absolute 0-based block index; `position` is the token's index",
         "without padding; times are UTC. NULL means *not applicable*; NaN is never stored.",

@@ -175,7 +175,7 @@ def _cast(array: pa.Array, target: pa.DataType) -> pa.Array:
         mask = array.is_null() if array.null_count else None
         return pa.ListArray.from_arrays(offsets, values, mask=mask)
     if want == "text":
-        return _encoded(array)
+        return _encoded(array.cast(target) if have == "null" else array)
     return array.cast(target)
 
 

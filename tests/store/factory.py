@@ -278,23 +278,24 @@ class _Run:
                 values["logit_variance", rule, "mean_layers"] = np.exp(0.5 * shift + self.own.normal(size=len(ids)))
         if predictions["mutual_information"] is not None:
             values["mutual_information", "answer", "none"] = predictions["mutual_information"]
-        for (score, rule, aggregation), value in values.items():
-            write_shard(
-                self.home,
-                "ood_scores",
-                self.id,
-                f"{name}/{score}/{rule}",
-                {
-                    "dataset": name,
-                    "example_id": ids,
-                    "role": role,
-                    "score": score,
-                    "position_rule": rule,
-                    "aggregation": aggregation,
-                    "value": value,
-                },
-            )
-            collected.setdefault((score, rule, aggregation), {})[name] = value
+        keys = [np.repeat(np.array(column, dtype=object), len(ids)) for column in zip(*values, strict=True)]
+        write_shard(
+            self.home,
+            "ood_scores",
+            self.id,
+            name,
+            {
+                "dataset": name,
+                "example_id": ids * len(values),
+                "role": role,
+                "score": keys[0],
+                "position_rule": keys[1],
+                "aggregation": keys[2],
+                "value": np.concatenate(list(values.values())),
+            },
+        )
+        for key, value in values.items():
+            collected.setdefault(key, {})[name] = value
 
     def _metrics(
         self,
@@ -360,14 +361,13 @@ class _Run:
         write_shard(self.home, "comparisons", self.id, "all", _columns(rows))
 
     def _reliability(self, name: str, answered: dict[str, Any]) -> list[dict[str, Any]]:
-        first: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for calibration in ("raw", "temperature-scaled"):
             for scheme in ("equal-width", "adaptive"):
                 confidence = answered["confidence"] ** (1.0 if calibration == "raw" else 1.2)
                 edges = np.linspace(0, 1, BINS + 1)
                 if scheme == "adaptive":
                     edges = np.quantile(confidence, edges)
-                rows = []
                 for number in range(BINS):
                     low, high = float(edges[number]), float(edges[number + 1])
                     inside = (confidence > low) & (confidence <= high)
@@ -391,9 +391,8 @@ class _Run:
                             "ci_high": None if accuracy is None else min(1.0, accuracy + half),
                         }
                     )
-                write_shard(self.home, "reliability_bins", self.id, f"{name}/{calibration}/{scheme}", _columns(rows))
-                first = first or rows
-        return first
+        write_shard(self.home, "reliability_bins", self.id, name, _columns(rows))
+        return rows[:BINS]
 
     def _layers(self) -> None:
         depth = np.linspace(0, 1, self.layers)
