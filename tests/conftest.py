@@ -1,8 +1,12 @@
 """What all tests share: where the repository is, and skipping what needs the real question sets."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# tiny matrices: more threads only wait for each other (ten times slower on a busy machine)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 MCQA = ROOT.parent / "shared" / "data" / "mcqa"
