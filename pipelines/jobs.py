@@ -102,7 +102,7 @@ def connect(settings: Settings) -> Iterator[DBOSClient]:
 
     url = settings.database_url
     try:
-        if not settings.jobs_url and not (settings.home / "jobs.sqlite").exists():
+        if not _exists(settings):
             settings.home.mkdir(parents=True, exist_ok=True)
             DBOS.migrate(url)
         client = DBOSClient(system_database_url=url, serializer=serializer(), retry_connection_errors=False)
@@ -160,7 +160,7 @@ def workflow_input(spec: Spec, folders: Sequence[str]) -> dict[str, Any]:
 def list_jobs(settings: Settings | None = None, limit: int = 100) -> list[Job]:
     """The latest jobs, newest first; empty when nothing was ever submitted."""
     settings = settings or load_settings()
-    if not settings.jobs_url and not (settings.home / "jobs.sqlite").exists():
+    if not _exists(settings):
         return []
     with connect(settings) as client:
         rows = client.list_workflows(name=WORKFLOW, limit=limit, sort_desc=True)
@@ -171,10 +171,13 @@ def list_jobs(settings: Settings | None = None, limit: int = 100) -> list[Job]:
 def get_job(job_id: str, settings: Settings | None = None) -> Job:
     """One job; an unknown id is refused with a sentence."""
     settings = settings or load_settings()
+    unknown = JobError(f"no job {job_id[:80]!r}; `vmoer jobs list` shows the jobs there are")
+    if not _exists(settings):
+        raise unknown
     with connect(settings) as client:
         rows = client.list_workflows(workflow_ids=[job_id], name=WORKFLOW)
         if not rows:
-            raise JobError(f"no job {job_id[:80]!r}; `vmoer jobs list` shows the jobs there are")
+            raise unknown
         return _job(client, rows[0], live_executors(settings.home))
 
 
@@ -255,6 +258,11 @@ def read_log(job_id: str, settings: Settings | None = None, last: int = 200) -> 
         if isinstance(entry, dict):
             entries.append(entry)
     return entries
+
+
+def _exists(settings: Settings) -> bool:
+    """Whether there is a job database; a database server is taken to have one."""
+    return bool(settings.jobs_url) or (settings.home / "jobs.sqlite").exists()
 
 
 def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:

@@ -1,0 +1,179 @@
+"""The engine under fault: killed, cancelled, damaged, started twice; the tables always end as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import jobs
+from pipelines.errors import DeviceBusyError, JobError
+from pipelines.locks import DeviceLock, live_executors
+from pipelines.spec import places
+from store.catalog import read_manifest
+from store.shards import list_shards
+from store.verify import verify
+from tests.pipelines.support import (
+    assert_same_tables,
+    published_tables,
+    settings,
+    small_spec,
+    start_worker,
+    vmoer,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def finished_shards(home: Path) -> int:
+    return len(list(home.glob("facts/*/*/part-*.parquet")))
+
+
+def test_worker_killed_again_and_again_ends_with_the_tables_of_an_undisturbed_run(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    home = tmp_path / "killed"
+    job_id = jobs.submit(small_spec(), folders=places(), settings=settings(home))
+    chance = random.Random(0)
+    total = finished_shards(undisturbed)
+    kills = 0
+    for kill in range(3):
+        worker = start_worker(home)
+        goal = (kill + 1) * total // 4
+        while finished_shards(home) < goal and worker.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.1)
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        kills += 1
+        job = jobs.get_job(job_id, settings(home))
+        assert job.lost
+        assert job.status == "lost"
+    assert 0 < finished_shards(home) < total
+    worker = start_worker(home)
+    job = jobs.wait(job_id, timeout=120, settings=settings(home))
+    deadline = time.monotonic() + 60
+    while job.lost and time.monotonic() < deadline:  # the new worker has not launched yet
+        time.sleep(0.2)
+        job = jobs.wait(job_id, timeout=120, settings=settings(home))
+    worker.terminate()
+    assert worker.wait(timeout=60) == 0
+    assert kills == 3
+    assert job.status == "finished", job.message
+    assert job.done == job.total
+    assert verify(home) == []
+    assert_same_tables(home, undisturbed)
+
+
+def test_second_start_reuses_everything_and_loads_no_model(undisturbed: Path, spec_file: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("facts/*/*/*.parquet")}
+    started = time.monotonic()
+    done = vmoer(undisturbed, "run", str(spec_file), "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 30
+    job = json.loads(done.stdout)
+    assert job["status"] == "finished"
+    assert job["total"] == 0
+    assert before == {path: path.stat().st_mtime_ns for path in undisturbed.glob("facts/*/*/*.parquet")}
+
+
+def test_one_row_per_real_token_and_moe_layer(undisturbed: Path) -> None:
+    tables = published_tables(undisturbed)
+    tokens = tables["tokens"].groupby("run_id").size()
+    routing = tables["routing"].groupby("run_id").size()
+    assert (routing == 2 * tokens).all()  # two MoE layers
+    prompt_tokens = tables["examples"].groupby("run_id")["n_tokens"].sum()
+    assert (tokens == prompt_tokens).all()
+
+
+def test_probabilities_sum_to_one_and_nll_follows_from_them(undisturbed: Path) -> None:
+    import numpy as np
+
+    rows = published_tables(undisturbed)["predictions"]
+    assert len(rows) == 3 * 24
+    for row in rows.itertuples():
+        assert np.isclose(np.sum(row.probs), 1, atol=1e-12)
+        assert np.isclose(row.nll, -np.log(row.probs[row.answer_index]))
+        scores = np.exp(row.option_scores - np.max(row.option_scores))
+        assert np.allclose(scores / scores.sum(), row.probs)
+
+
+def test_damaged_and_missing_shards_are_computed_again_by_resume(
+    tmp_path: Path, spec_file: Path, undisturbed: Path
+) -> None:
+    import shutil
+
+    home = tmp_path / "damaged"
+    shutil.copytree(undisturbed, home)
+    baseline = small_spec().runs()[0].run_id
+    damaged = list_shards(home, "predictions", baseline)[0]
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    damaged.write_bytes(content)
+    list_shards(home, "routing", baseline)[0].unlink()
+    assert len(verify(home)) > 0
+    done = vmoer(home, "run", str(spec_file), "--device", "cpu", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "its damaged shards are computed again" in done.stderr
+    assert verify(home) == []
+    assert_same_tables(home, undisturbed)
+
+
+def test_cancelled_job_keeps_its_shards_and_goes_on_when_resumed(tmp_path: Path, undisturbed: Path) -> None:
+    home = tmp_path / "cancelled"
+    here = settings(home)
+    job_id = jobs.submit(small_spec(), folders=places(), settings=here)
+    assert jobs.submit(small_spec(), settings=here) == job_id, "the same spec is not queued twice"
+    worker = start_worker(home)
+    try:
+        while finished_shards(home) < 5 and worker.poll() is None:
+            time.sleep(0.01)
+        jobs.cancel(job_id, here)
+        deadline = time.monotonic() + 30
+        first = small_spec().runs()[0].run_id
+        while read_manifest(home, first).status not in ("cancelled", "finished") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert jobs.get_job(job_id, here).status == "cancelled"
+        with pytest.raises(JobError, match="already been cancelled"):
+            jobs.cancel(job_id, here)
+        assert jobs.resume(job_id, settings=here) == job_id
+        assert jobs.wait(job_id, timeout=120, settings=here).status == "finished"
+        with pytest.raises(JobError, match="already finished"):
+            jobs.resume(job_id, settings=here)
+    finally:
+        worker.terminate()
+        worker.wait(timeout=60)
+    assert_same_tables(home, undisturbed)
+    events = [entry["event"] for entry in jobs.read_log(job_id, here, last=1000)]
+    assert "cancelled" in events
+    assert events[-1] == "run finished"
+
+
+def test_second_worker_on_a_device_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    lock = DeviceLock(tmp_path, "cpu", "worker-cpu")
+    assert live_executors(tmp_path) == {"worker-cpu": "cpu"}
+    with pytest.raises(DeviceBusyError, match="device cpu already has a worker"):
+        DeviceLock(tmp_path, "cpu", "worker-cpu")
+    done = vmoer(tmp_path, "worker", "--device", "cpu")
+    assert done.returncode == 2
+    assert "already has a worker" in done.stderr
+    assert "Traceback" not in done.stderr
+    lock.release()
+    assert live_executors(tmp_path) == {}
+    DeviceLock(tmp_path, "cpu", "worker-cpu").release()
+
+
+def test_failed_job_says_why_in_one_sentence(tmp_path: Path) -> None:
+    spec = tmp_path / "bad.yaml"
+    spec.write_text("model: no-such-model\ndata: {id: {name: worldfacts, split: test, limit: 3}}\n")
+    done = vmoer(tmp_path / "home", "run", str(spec), "--device", "cpu")
+    assert done.returncode == 3
+    assert "Unknown model 'no-such-model'" in done.stderr
+    assert "Traceback" not in done.stderr
+    listed = json.loads(vmoer(tmp_path / "home", "jobs", "list", "--json").stdout)
+    assert [job["status"] for job in listed] == ["failed"]
+    assert "Unknown model" in listed[0]["message"]
