@@ -32,13 +32,13 @@ CREATE TABLE store_problems (run_id VARCHAR, table_name VARCHAR, sentence VARCHA
 """
 
 
-def publish(home: layout.Home, timeout: float = 60.0) -> int:
+def publish(home: layout.Home, timeout: float = 60.0, reuse: bool = True) -> int:
     """The number of the new generation, which readers see from now on.
 
     Rows of runs whose shards have not changed are copied from the previous generation; the others are read and
     summarised again. Runs that are queued, running or failed appear with what they have. A run whose shards cannot be
     read does not stop the others: it is listed in ``Store.problems``. Waits up to ``timeout`` seconds for another
-    publisher.
+    publisher. Without ``reuse`` nothing is copied: every row is made anew from the shards.
     """
     layout.generations_folder(home).mkdir(parents=True, exist_ok=True)
     with _only_publisher(home, timeout):
@@ -46,7 +46,7 @@ def publish(home: layout.Home, timeout: float = 60.0) -> int:
         current = _readable_pointer(home)
         number = max([*generations(home), current], default=0) + 1
         path = layout.generation_path(home, number)
-        previous = _usable(layout.generation_path(home, current)) if current else None
+        previous = _usable(layout.generation_path(home, current)) if current and reuse else None
         with files.replacing(path) as temporary:
             try:
                 _build(home, temporary, number, previous)

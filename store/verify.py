@@ -64,7 +64,7 @@ def verify(home: layout.Home, run_id: str | None = None, repair: bool = False) -
     readable = [manifest for manifest in manifests if manifest.run_id not in unreadable]
     stale = list(_check_generation(home, readable))
     if stale and repair:
-        publish(home)
+        publish(home, reuse=False)
         stale = list(_check_generation(home, readable))
     return problems + stale
 

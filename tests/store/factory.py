@@ -122,7 +122,7 @@ class _Run:
                 "n_experts": self.experts,
                 "top_k": self.top_k,
                 "n_parameters": 1_000_000,
-                "weights_sha256": "0" * 64,
+                "weights_sha256": "f00d" * 16,
                 "synthetic": True,
             },
             method="fcvr" if self.bayesian else "deterministic",
@@ -141,10 +141,10 @@ class _Run:
             started_at=f"2026-01-01T12:{index:02d}:00+00:00",
             ended_at=f"2026-01-01T13:{index:02d}:00+00:00" if status == "finished" else None,
             datasets=[
-                {**dataset, "source": "synthetic", "n": self.examples, "content_sha256": "0" * 64}
+                {**dataset, "source": "synthetic", "n": self.examples, "content_sha256": "f00d" * 16}
                 for dataset in DATASETS
             ],
-            card={"spec": {"model": self.model, "synthetic": True}, "versions": {"vmoer": "0"}, "commit": "0" * 40},
+            card={"spec": {"model": self.model, "synthetic": True}, "versions": {"vmoer": "0"}, "commit": "f00d" * 10},
         )
 
     def _facts(self, name: str, role: str, ids: list[str], lengths: np.ndarray) -> None:
@@ -162,7 +162,7 @@ class _Run:
                 "dataset": name,
                 "example_id": ids,
                 "role": role,
-                "text_sha256": "0" * 64,
+                "text_sha256": "f00d" * 16,
                 "prompt": [f"Question: synthetic question {i}?\nAnswer:" for i in ids] if self.text else None,
                 "choices": choices if self.text else None,
                 "answer_index": np.zeros(len(ids), np.uint8),
