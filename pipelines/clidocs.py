@@ -1,0 +1,151 @@
+"""``docs/cli.md``, made from the commands, the settings and the spec: ``python -m pipelines.clidocs > docs/cli.md``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipelines import cli, spec
+from pipelines.settings import DOCS, Settings
+
+_MODELS = (spec.Spec, spec.Data, spec.DataSource, spec.Routers, spec.Training, spec.Noise, spec.Leverage)
+
+_MEANING = {
+    "Spec.name": "what runs of this experiment are called",
+    "Spec.model": "bundled name, folder or hub id; a relative folder is looked for beside the spec first",
+    "Spec.methods": "one run each; the deterministic baseline is always added",
+    "Spec.options": "constructor options by method",
+    "Spec.layers": "all, auto, last:n, susceptible:n, leverage:n or a list; left out: the checkpoint's, else all",
+    "Spec.estimators": "in-router, predictive; one run each",
+    "Spec.samples": "routing samples of the in-router estimator",
+    "Spec.predictive_samples": "passes of the predictive estimator; left out: min(samples, 8)",
+    "Spec.controls": "untrained, non-routing-noise; beside every Bayesian method",
+    "Spec.routers": "shipped, untrained, a folder, or {train: …}",
+    "Spec.data": "question sets by role",
+    "Spec.scoring": "likelihood (of the option's text) or letter",
+    "Spec.normalise": "likelihood per token (true) or of the whole option",
+    "Spec.stages": "trace, susceptibility, leverage, evaluate, ood",
+    "Spec.noise": "the susceptibility stage",
+    "Spec.leverage": "the leverage stage",
+    "Spec.dtype": "of the weights: auto, float32, bfloat16 or float16; routing is float32 always",
+    "Spec.store_text": "store prompts, options and token texts (hashes are stored always)",
+    "Spec.batch_tokens": "prompt tokens of a forward pass",
+    "Spec.bootstrap": "resamples behind every interval",
+    "Spec.seed": "of sampling and resampling",
+    "Data.id": "in-distribution set",
+    "Data.near": "near-OoD sets",
+    "Data.far": "far-OoD sets",
+    "Data.validation": "fits the temperature; left out: cross-fitted by question id",
+    "DataSource.path": "Parquet file or folder; a relative path is looked for beside the spec first",
+    "DataSource.name": "built-in set: worldfacts",
+    "DataSource.hub": "hub data set id (needs the extra `hub`)",
+    "DataSource.split": "split of a built-in or hub set",
+    "DataSource.config": "configuration of a hub set",
+    "DataSource.as": "name of the set; left out: file stem or split",
+    "DataSource.limit": "the questions with the smallest SHA-256 of their id",
+    "DataSource.where": "keep only rows with this subject or source",
+    "DataSource.normalise": "overrides the spec's `normalise` for this set",
+    "Routers.source": "what a plain text in `routers` means: shipped, untrained or a folder",
+    "Routers.train": "train first",
+    "Training.data": "training questions, none of which the experiment evaluates",
+    "Training.validation": "questions that choose the best step",
+    "Training.epochs": "passes over the data",
+    "Training.batch_size": "questions per optimiser step",
+    "Training.micro_batch": "questions per forward pass",
+    "Training.learning_rate": "of AdamW",
+    "Training.beta": "weight of the KL to the prior",
+    "Training.warmup": "share of the steps",
+    "Training.patience": "evaluations without improvement before it stops",
+    "Training.evaluate_every": "steps",
+    "Noise.gammas": "noise levels: σ = γ × RMS norm of the router's input",
+    "Noise.modes": "router, propagated",
+    "Noise.limit": "in-distribution questions",
+    "Leverage.draws": "independent random routings per layer",
+    "Leverage.limit": "in-distribution questions",
+    "Leverage.zero_block": "also measure each block's output removed",
+}
+
+
+def markdown() -> str:
+    """The whole page."""
+    return "\n".join([*_head(), *_commands(), *_spec(), *_settings()]) + "\n"
+
+
+def _head() -> Iterator[str]:
+    yield "# Command line"
+    yield ""
+    yield "Made by `python -m pipelines.clidocs`; a test keeps it in step with the code."
+    yield ""
+    yield " ".join((cli.__doc__ or "").split("\n\n")[1].split())
+
+
+def _commands() -> Iterator[str]:
+    yield from ("", "## Commands")
+    for name, command in _leaves(cli.command_tree(), "vmoer"):
+        yield from ("", f"### `{name}`", "", inspect.cleandoc(command.help or ""))
+        rows = list(_parameters(command))
+        if rows:
+            yield from ("", "| | default | |", "| --- | --- | --- |", *rows)
+
+
+def _leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    children = getattr(command, "commands", None)
+    if children is None:
+        yield path, command
+    for name in sorted(children or {}):
+        yield from _leaves(children[name], f"{path} {name}")
+
+
+def _parameters(command: Any) -> Iterator[str]:
+    for parameter in command.params:
+        if parameter.name == "help":
+            continue
+        argument = parameter.param_type_name == "argument"
+        shown = (
+            (parameter.name or "").upper().rstrip("_")
+            if argument
+            else ", ".join(parameter.opts + parameter.secondary_opts)
+        )
+        default = "" if parameter.default in (None, False, "") or parameter.required else f"`{parameter.default}`"
+        default = "required" if parameter.required else default
+        yield f"| `{shown}` | {default} | {parameter.help or ''} |"
+
+
+def _spec() -> Iterator[str]:
+    yield from (
+        "",
+        "## Spec",
+        "",
+        "Unknown keys, duplicate keys, aliases and tags are refused, with the key's full path.",
+    )
+    for model in _MODELS:
+        yield from ("", f"### {model.__name__}", "", inspect.cleandoc(model.__doc__ or ""), "")
+        yield from ("| key | default | |", "| --- | --- | --- |")
+        for name, field in model.model_fields.items():
+            key = field.alias or name
+            yield f"| `{key}` | {_default(field)} | {_MEANING[f'{model.__name__}.{key}']} |"
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.default
+    if isinstance(value, BaseModel):
+        return "see below" if not isinstance(value, spec.Routers) else "`shipped`"
+    return "" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _settings() -> Iterator[str]:
+    yield from ("", "## Settings", "", "Read from the environment.", "")
+    yield from ("| variable | default | |", "| --- | --- | --- |")
+    for field in fields(Settings):
+        variable, meaning = DOCS[field.name]
+        yield f"| `{variable}` | `{field.default}` | {meaning} |"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

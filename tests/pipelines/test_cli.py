@@ -1,0 +1,120 @@
+"""The command line: exit codes, one sentence for everything wrong, JSON that parses, documentation in step."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipelines import clidocs
+from pipelines.cli import run
+from pipelines.console import clean
+from tests.pipelines.support import vmoer
+
+BASE = "model: worldfacts-moe\ndata: {id: {name: worldfacts, split: test, limit: 3}}\n"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VMOER_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_documentation_is_what_the_code_says() -> None:
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    assert page.read_text(encoding="utf-8") == clidocs.markdown(), "run `python -m pipelines.clidocs > docs/cli.md`"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["run"], "Missing parameter: spec_file"),
+        (["run", "nowhere.yaml"], "no spec file at nowhere.yaml"),
+        (["jobs", "cancel", "20260101-0"], "no job '20260101-0'"),
+        (["jobs", "logs", "../../etc/passwd"], "no job '../../etc/passwd'"),
+        (["export", "x", "metrics", "--output", "o.csv"], "there are no results yet"),
+        (["verify"], "there are no results yet"),
+        (["datasets", "nowhere.parquet"], "no question set at nowhere.parquet"),
+        (["models", "get", "smollm3"], "Unknown model 'smollm3'. Did you mean 'smollm2-moe'?"),
+        (["bench", "speed"], "no benchmark 'speed'"),
+        (["serve", "--address", "0.0.0.0"], "0.0.0.0 can be reached from other machines"),  # noqa: S104
+        (["inspect", "hello", "--model", "nowhere"], "Unknown model 'nowhere'"),
+        (["inspect", "\ud800"], "lone surrogate"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str], sentence: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not home.exists(), "a refused command leaves no data folder behind"
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["jobs", "list"]])
+def test_lists_are_empty_json_before_anything_was_computed(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_built_in_question_sets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["datasets", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"test", "near-ood", "far-ood"} <= {row["dataset"] for row in rows}
+    assert sum(row["n"] for row in rows) >= 3000
+
+
+def test_taken_port_is_refused_by_number(capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run(["serve", "--port", str(port)]) == 2
+    assert f"Port {port} on 127.0.0.1 cannot be used" in capsys.readouterr().err
+
+
+def test_terminal_escapes_never_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert clean("a\x1b[31mb\u202ec\nd") == "a?[31mb?c?d"
+    run(["jobs", "cancel", "\x1b]0;owned\x07"])
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_runs_are_a_list_a_script_can_use(undisturbed: Path) -> None:
+    rows = json.loads(vmoer(undisturbed, "runs", "--json").stdout)
+    assert [(row["method"], row["estimator"], row["control"]) for row in rows] == [
+        ("deterministic", "none", "none"),
+        ("mfvr", "predictive", "none"),
+        ("mfvr", "predictive", "non-routing-noise"),
+    ]
+    for row in rows:
+        assert row["status"] == "finished"
+        assert row["datasets"] == ["test", "far-ood"]
+        assert row["model"] == "worldfacts-moe"
+
+
+@pytest.mark.slow
+def test_export_holds_what_the_store_holds(undisturbed: Path, tmp_path: Path) -> None:
+    run_id = json.loads(vmoer(undisturbed, "runs", "--json").stdout)[0]["run_id"]
+    output = tmp_path / "predictions.csv"
+    done = vmoer(undisturbed, "export", run_id, "predictions", "--format", "csv", "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(output)) == 24
+
+
+@pytest.mark.slow
+def test_inspect_prints_one_row_per_token_and_layer(tmp_path: Path) -> None:
+    done: subprocess.CompletedProcess[str] = vmoer(tmp_path, "inspect", "Question: Where is Paris?", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["layer"] for row in rows[:4]] == [0, 1, 0, 1]
+    assert all(row["experts"] == row["native_experts"] for row in rows)
