@@ -1,0 +1,75 @@
+"""Cost formulas: the published figures, the parameters that exist, and the products a counter sees."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import GraniteMoeConfig
+
+from vmoer import efficiency
+from vmoer.errors import UnknownNameError
+from vmoer.handle import bayesianize
+from vmoer.routers import routers
+from vmoer.testing import tiny_model, tiny_row
+
+GRANITE_3B = GraniteMoeConfig(
+    vocab_size=49155,
+    hidden_size=1536,
+    intermediate_size=512,
+    num_hidden_layers=32,
+    num_attention_heads=24,
+    num_key_value_heads=8,
+    num_local_experts=40,
+    num_experts_per_tok=8,
+)
+
+
+def test_granite_3b_figures():
+    assert efficiency.model_macs(GRANITE_3B) == pytest.approx(883e6, rel=1e-3)
+    size = efficiency.head_size(GRANITE_3B)
+    assert efficiency.extra_macs("fcvr", size) == pytest.approx(0.976e6, rel=1e-3)
+    assert efficiency.extra_macs("mfvr", size) == pytest.approx(0.668e6, rel=1e-3)
+    for layers, percent in ((5, 0.55), (10, 1.11), (32, 3.54)):
+        assert 100 * efficiency.extra_share(GRANITE_3B, "fcvr", layers) == pytest.approx(percent, abs=0.006)
+    assert 100 * efficiency.extra_share(GRANITE_3B, "mfvr", 10) == pytest.approx(0.76, abs=0.006)
+    assert 10 * efficiency.extra_parameters("fcvr", size) == pytest.approx(9.2e6, rel=0.01)
+
+
+@pytest.mark.parametrize("method", routers.names())
+def test_parameters_are_those_of_the_router(method):
+    model = tiny_model()
+    with bayesianize(model, method) as handle:
+        expected = sum(parameter.numel() for parameter in handle.head(0).parameters())
+    assert efficiency.extra_parameters(method, efficiency.head_size(model.config)) == expected
+
+
+@pytest.mark.parametrize("family", ["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"])
+@pytest.mark.parametrize("method", ["deterministic", "mfvr", "fcvr"])
+def test_macs_are_those_a_counter_counts(family, method):
+    model = tiny_model(family)
+    model.set_experts_implementation("grouped_mm")
+    model.set_attn_implementation("eager")
+    batch, tokens, samples = tiny_row(0), 7, 5
+    config = model.config
+    scores = config.num_hidden_layers * 2 * tokens * config.hidden_size  # attention scores, not in the formula
+    with bayesianize(model, method, samples=samples), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**batch)
+    counted = counter.get_total_flops() / 2 / tokens
+    size = efficiency.head_size(config, samples)
+    elementwise = samples * config.num_local_experts if method == "mfvr" else 0  # no matrix product
+    extra = config.num_hidden_layers * (efficiency.extra_macs(method, size) - elementwise)
+    experts = config.num_hidden_layers * 3 * config.hidden_size * config.num_experts_per_tok * config.intermediate_size
+    expected = efficiency.model_macs(config) + extra + scores
+    # some releases of the counter do not know the grouped product
+    assert counted in (pytest.approx(expected, rel=1e-3), pytest.approx(expected - experts, rel=1e-3))
+
+
+def test_predictive_runs_the_upper_layers_once_per_sample():
+    ratio = efficiency.predictive_ratio(GRANITE_3B, "deterministic", [16], samples=35)
+    upper = 1 - 16 * efficiency.layer_macs(GRANITE_3B) / efficiency.model_macs(GRANITE_3B)
+    assert ratio == pytest.approx(1 + 34 * upper)
+    assert efficiency.predictive_ratio(GRANITE_3B, "fcvr", [0], samples=2) > 2
+
+
+def test_a_method_without_a_formula_is_said():
+    with pytest.raises(UnknownNameError, match="method with a cost formula 'swagr'"):
+        efficiency.extra_macs("swagr", efficiency.head_size(GRANITE_3B))

@@ -1,0 +1,94 @@
+"""What a Bayesian router costs, from formulas: multiply–accumulates (MACs) per token and layer, and parameters.
+
+MACs of matrix products only, as FLOP counters do; drawing random numbers, softmax and top-k are left out, and so are
+attention scores (they grow with the context, the rest does not). Wall-clock time is another matter: many small kernels
+cost more than their MACs (``benchmarks/router_overhead.py`` measures it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vmoer.errors import UnknownNameError
+from vmoer.registry import unknown_name
+
+
+@dataclass(frozen=True)
+class HeadSize:
+    """Sizes that decide the cost of one head: hidden H, experts E, trunk D, samples S."""
+
+    hidden: int
+    experts: int
+    trunk: int
+    samples: int
+
+    @property
+    def triangle(self) -> int:
+        """Entries of a Cholesky factor, E(E+1)/2."""
+        return self.experts * (self.experts + 1) // 2
+
+
+#: method → (parameters, MACs beyond the parameters' own product with each token)
+_COSTS: dict[str, tuple[Callable[[HeadSize], int], Callable[[HeadSize], int]]] = {
+    "deterministic": (lambda s: 0, lambda s: 0),
+    "temperature": (lambda s: 0, lambda s: s.experts),
+    "mfvr": (
+        lambda s: s.hidden * s.experts + s.hidden * s.trunk + s.trunk * s.experts,
+        lambda s: s.samples * s.experts,
+    ),
+    "fcvr": (
+        lambda s: s.hidden * s.trunk + s.trunk * s.experts + s.trunk * s.triangle,
+        lambda s: s.samples * s.experts**2,
+    ),
+}
+
+
+def head_size(config: Any, samples: int = 35, trunk_width: int | None = None) -> HeadSize:
+    """Sizes of a head on the model of a Hugging Face ``config``; the trunk is H/4 unless given."""
+    hidden = config.hidden_size
+    return HeadSize(hidden, config.num_local_experts, trunk_width or max(hidden // 4, 1), samples)
+
+
+def extra_parameters(method: str, size: HeadSize) -> int:
+    """Trainable parameters of one router head."""
+    return _cost(method)[0](size)
+
+
+def extra_macs(method: str, size: HeadSize) -> int:
+    """MACs per token that one in-router head adds to its layer (S = 1 for a single draw)."""
+    parameters, sampling = _cost(method)
+    return parameters(size) + sampling(size)
+
+
+def layer_macs(config: Any) -> int:
+    """MACs per token of one decoder layer: attention projections, router, k experts and the shared expert."""
+    hidden = config.hidden_size
+    head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    attention = 2 * hidden * head * (config.num_attention_heads + config.num_key_value_heads)
+    width = config.num_experts_per_tok * config.intermediate_size + getattr(config, "shared_intermediate_size", 0)
+    return attention + hidden * config.num_local_experts + 3 * hidden * width
+
+
+def model_macs(config: Any) -> int:
+    """MACs per token of the whole model, language-model head included."""
+    return config.num_hidden_layers * layer_macs(config) + config.hidden_size * config.vocab_size
+
+
+def extra_share(config: Any, method: str, layers: int, samples: int = 35) -> float:
+    """MACs added by ``layers`` in-router heads as a fraction of the deterministic model's."""
+    return layers * extra_macs(method, head_size(config, samples)) / model_macs(config)
+
+
+def predictive_ratio(config: Any, method: str, layers: list[int], samples: int = 35) -> float:
+    """MACs of the predictive estimator ÷ the deterministic model's: layers from the first router up run S times."""
+    below = min(layers) * layer_macs(config)
+    heads = len(layers) * extra_macs(method, head_size(config, samples=1))
+    return (below + samples * (model_macs(config) - below + heads)) / model_macs(config)
+
+
+def _cost(method: str) -> tuple[Callable[[HeadSize], int], Callable[[HeadSize], int]]:
+    if method not in _COSTS:
+        raise UnknownNameError(unknown_name("method with a cost formula", method, sorted(_COSTS)))
+    return _COSTS[method]
