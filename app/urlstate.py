@@ -167,7 +167,7 @@ def choose_many(
 
 def _hint(options: Sequence[object]) -> str:
     if not options:
-        return " There is none to choose from."
+        return " None is known here."
     if len(options) > 8:
         return ""
-    return " There is " + ", ".join(_shown(str(option)) for option in options) + "."
+    return " Known here: " + ", ".join(_shown(str(option)) for option in options) + "."

@@ -1,0 +1,214 @@
+"""Charts are pure functions from a frame to a valid Vega-Lite specification that plots what the frame holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pytest
+
+from app import pairs
+from app.charts import calibration, compare, layers, ood
+from app.charts.base import ChartDataError
+from app.charts.render import specification
+from tests.app import frames
+
+FLIPS = pairs.flip_counts(
+    pd.DataFrame({"dataset": ["a"] * 3, "outcome": ["both right", "wrong → right", "both wrong"]})
+)
+DIFFERENCES = pd.DataFrame(
+    {
+        "dataset": ["a", "b"],
+        "difference": [0.1, -0.1],
+        "ci_low": [0.05, -0.2],
+        "ci_high": [0.15, 0.1],
+        "verdict": ["second run better", "no clear difference"],
+        "n": [100, 100],
+    }
+)
+CONFIDENCES = pd.DataFrame(
+    {
+        "dataset": ["a", "a"],
+        "example_id": ["1", "2"],
+        "confidence_a": [0.5, 0.9],
+        "confidence_b": [0.4, 0.8],
+        "outcome": ["both right", "right → wrong"],
+    }
+)
+LADDER = pd.DataFrame(
+    {
+        "rung": ["deterministic", "deterministic", "fcvr"],
+        "calibration": ["raw", "scaled", "raw"],
+        "value": [0.1, 0.05, 0.08],
+        "ci_low": [0.05, 0.02, 0.04],
+        "ci_high": [0.15, 0.08, 0.12],
+        "n": [100, 100, 100],
+    }
+)
+AUROC = pd.DataFrame(
+    {
+        "label": ["gate_entropy", "logit_variance"],
+        "dataset": ["near", "far"],
+        "role": ["near-ood", "far-ood"],
+        "value": [0.4, 0.8],
+        "ci_low": [0.35, 0.7],
+        "ci_high": [0.45, 0.9],
+        "n": [100, 100],
+        "verdict": ["INVERTED", "above chance"],
+    }
+)
+
+
+def at(gamma: float) -> pd.DataFrame:
+    frame = frames.stability()
+    return frame[frame["gamma"] == gamma]
+
+
+CHARTS: dict[str, Any] = {
+    "stability heatmap": lambda: layers.stability_heatmap(frames.stability(), frames.LAYERS, layer=2, gamma=0.1),
+    "stability profile": lambda: layers.stability_profile(at(0.1), frames.LAYERS, chosen=[5], layer=0),
+    "leverage in accuracy": lambda: layers.leverage_bars(frames.leverage(), frames.LAYERS, chosen=[1]),
+    "leverage in NLL": lambda: layers.leverage_bars(frames.leverage(), frames.LAYERS, quantity="nll"),
+    "load": lambda: layers.load_heatmap(frames.load(), frames.LAYERS, layer=1),
+    "experts": lambda: layers.expert_bars(frames.load().query("layer == 1")),
+    "reliability": lambda: calibration.reliability_diagram(frames.bins(), top=90),
+    "ladder": lambda: calibration.interval_dots(
+        LADDER, row="rung", title="ECE", order=["deterministic", "fcvr"], percent=True, group="calibration"
+    ),
+    "distributions": lambda: ood.distributions(ood.histogram(frames.scores())),
+    "roc": lambda: ood.roc(ood.roc_points(frames.scores())),
+    "auroc": lambda: ood.auroc_forest(AUROC, order=["logit_variance", "gate_entropy"]),
+    "overlap": lambda: compare.overlap_by_layer(frames.overlap(), frames.LAYERS, chosen=[5], layer=5),
+    "flips": lambda: compare.flips(FLIPS),
+    "differences": lambda: compare.differences(DIFFERENCES, title="second − first", percent=True),
+    "confidence": lambda: compare.confidence_scatter(CONFIDENCES, first="a", second="b"),
+    "tokens": lambda: compare.token_heatmap(
+        frames.token_rows(), frames.LAYERS, value="changed", title="changed", domain=(0, 3), token=1
+    ),
+}
+
+
+def fields(spec: Any) -> Iterator[str]:
+    """Every field a specification encodes."""
+    if isinstance(spec, dict):
+        if isinstance(spec.get("field"), str):
+            yield spec["field"]
+        for name, value in spec.items():
+            if name not in ("datasets", "params"):
+                yield from fields(value)
+    elif isinstance(spec, list):
+        for value in spec:
+            yield from fields(value)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_chart_is_valid_and_every_encoded_field_is_in_its_data(name: str) -> None:
+    spec, data = specification(CHARTS[name](), validate=True)
+    columns = {column for frame, _ in data.values() for column in frame.columns}
+    encoded = set(fields(spec))
+    assert encoded
+    assert encoded <= columns
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_chart_plots_no_nan(name: str) -> None:
+    spec, data = specification(CHARTS[name]())
+    encoded = set(fields(spec))
+    for frame, _ in data.values():
+        drawn = frame[[column for column in frame.columns if column in encoded]]
+        if "n" in frame and (frame["n"] == 0).any():
+            drawn = drawn[["lower", "upper"]]  # an empty bin has edges and nothing else
+        for column in drawn.select_dtypes("number"):
+            assert np.isfinite(drawn[column].to_numpy(dtype=float)).all(), column
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in CHARTS if n in ("stability heatmap", "leverage in accuracy", "load", "overlap")]
+)
+def test_charts_over_layers_share_one_axis_and_can_be_clicked(name: str) -> None:
+    spec, _ = specification(CHARTS[name]())
+    domains = [
+        layer["encoding"]["x"]["scale"]["domain"]
+        for layer in spec["layer"]
+        if layer.get("encoding", {}).get("x", {}).get("field") == "layer"
+    ]
+    assert domains
+    assert all(domain == frames.LAYERS for domain in domains)
+    assert [param["select"]["fields"] for param in spec["params"] if param["name"] == "layer"] == [["layer"]]
+
+
+def test_susceptible_cells_and_only_they_carry_a_dot() -> None:
+    _, data = specification(CHARTS["stability heatmap"]())
+    dots = next(frame for frame, _ in data.values() if set(frame.get("susceptible", [])) == {True})
+    assert list(dots["layer"]) == [5]
+
+
+def test_empty_bins_are_drawn_as_empty_and_small_bins_as_hollow() -> None:
+    chart = CHARTS["reliability"]()
+    spec, data = specification(chart)
+    diagram = spec["vconcat"][0]["layer"]
+    crosses = next(layer for layer in diagram if layer["mark"].get("text") == "×")
+    assert len(data[crosses["data"]["name"]][0]) == 2
+    hollow = next(layer for layer in diagram if layer["mark"].get("filled") is False)
+    assert list(data[hollow["data"]["name"]][0]["n"]) == [5]
+
+
+def test_over_confidence_has_its_own_word_and_colour() -> None:
+    _, data = specification(CHARTS["reliability"]())
+    directions = {
+        int(row.n): row.direction for frame, _ in data.values() if "direction" in frame for row in frame.itertuples()
+    }
+    assert directions[90] == "over-confident"
+    assert directions[60] == "under-confident"
+
+
+def test_leverage_marks_only_layers_whose_interval_excludes_zero() -> None:
+    _, data = specification(CHARTS["leverage in accuracy"]())
+    frame = next(frame for frame, _ in data.values() if "verdict" in frame)
+    assert list(frame.loc[frame["verdict"] == "routing matters", "layer"]) == [1]
+
+
+def test_histogram_counts_every_question_once_and_shares_edges() -> None:
+    found = ood.histogram(frames.scores())
+    assert found.groupby("dataset")["count"].sum().to_dict() == {"id": 10, "near": 10, "far": 10}
+    assert found.groupby("dataset")["lower"].apply(tuple).nunique() == 1
+    assert found["upper"].max() == pytest.approx(frames.scores()["value"].max())
+
+
+def test_histogram_of_equal_scores_has_bins() -> None:
+    scores = frames.scores().assign(value=1.0)
+    assert math.isclose(ood.histogram(scores)["share"].sum(), 3.0)
+
+
+def test_roc_starts_at_zero_ends_at_one_and_perfect_separation_touches_the_corner() -> None:
+    curve = ood.roc_points(frames.scores())
+    far = curve[curve["dataset"] == "far"]
+    assert tuple(far.iloc[0][["fpr", "tpr"]]) == (0.0, 0.0)
+    assert tuple(far.iloc[-1][["fpr", "tpr"]]) == (1.0, 1.0)
+    assert ((far["fpr"] == 0) & (far["tpr"] == 1)).any()
+
+
+def test_roc_without_an_ood_set_is_empty() -> None:
+    scores = frames.scores()
+    assert ood.roc_points(scores[scores["role"] == "in-distribution"]).empty
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(ChartDataError, match="jaccard"):
+        layers.stability_heatmap(frames.stability().drop(columns="jaccard"), frames.LAYERS)
+
+
+def test_rendering_a_chart_leaves_no_trace_for_the_next() -> None:
+    first, one = specification(alt.Chart(pd.DataFrame({"a": [1]})).mark_point().encode(x="a:Q"))
+    second, two = specification(alt.Chart(pd.DataFrame({"a": [2]})).mark_point().encode(x="a:Q"))
+    assert set(one).isdisjoint(two)
+    assert first["data"]["name"] in one
+    assert second["data"]["name"] in two
+
+
+def test_equal_data_give_an_equal_specification() -> None:
+    assert specification(CHARTS["load"]())[0] == specification(CHARTS["load"]())[0]

@@ -1,0 +1,200 @@
+"""Every page without data, with a synthetic store, behind right and wrong links, and with unfinished or failed runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.server import MAIN
+from tests.store.factory import make_store, run_id
+
+PAGES = ["overview", "layers", "calibration", "ood", "compare"]
+FCVR = run_id("fcvr")
+DETERMINISTIC = run_id("deterministic")
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic")
+    make_store(folder, layers=6, experts=8, top_k=2, examples=24)
+    return folder
+
+
+def open_page(
+    monkeypatch: pytest.MonkeyPatch, home: Path, page: str, link: dict[str, str | list[str]] | None = None
+) -> AppTest:
+    monkeypatch.setenv("VMOER_HOME", str(home))
+    app = AppTest.from_file(str(MAIN), default_timeout=60)
+    app.switch_page(f"views/{page}.py")
+    for name, value in (link or {}).items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    """All that the page says in words."""
+    kinds = ("title", "markdown", "caption", "error", "warning", "info")
+    return "\n".join(str(getattr(element, "value", "")) for kind in kinds for element in getattr(app, kind))
+
+
+def charts(app: AppTest) -> int:
+    return len(app.get("vega_lite_chart")) + len(app.get("arrow_vega_lite_chart"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_without_results_the_page_says_which_command_makes_some(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_page(monkeypatch, tmp_path / "nothing", page)
+    assert [code.value for code in app.code] == ["vmoer demo"]
+    assert charts(app) == 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_with_results_the_page_draws_and_says_the_model_is_synthetic(
+    page: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_page(monkeypatch, home, page)
+    assert charts(app) >= 3
+    assert not app.error
+    assert "synthetic" in " ".join(warning.value for warning in app.warning)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_link_the_page_writes_restores_the_page(page: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_page(monkeypatch, home, page)
+    link = dict(first.query_params)
+    assert link
+    again = open_page(monkeypatch, home, page, link)
+    assert dict(again.query_params) == link
+    assert said(again) == said(first)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_link_to_an_unknown_run_says_so_and_shows_no_other_run(
+    page: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "runs" if page == "calibration" else "run"
+    app = open_page(monkeypatch, home, page, {name: "synthetic-moe.fcvr.in-router.deadbeef"})
+    assert "not found" in app.error[0].value
+    assert charts(app) == 0
+    assert not app.selectbox
+    assert not app.multiselect
+
+
+@pytest.mark.parametrize(
+    ("page", "link"),
+    [
+        ("layers", {"run": FCVR, "layer": "99"}),
+        ("layers", {"run": FCVR, "gamma": "0.123"}),
+        ("layers", {"run": FCVR, "mode": "sideways"}),
+        ("layers", {"run": FCVR, "layer": "first"}),
+        ("layers", {"run": [FCVR, DETERMINISTIC]}),
+        ("calibration", {"runs": FCVR, "datasets": "elsewhere"}),
+        ("calibration", {"runs": FCVR, "scheme": "none"}),
+        ("ood", {"run": FCVR, "score": "vibes"}),
+        ("ood", {"run": DETERMINISTIC, "score": "logit_variance"}),
+        ("ood", {"run": FCVR, "score": "answer_entropy", "position": "prompt_mean"}),
+        ("compare", {"run": FCVR, "baseline": "../../etc/passwd"}),
+        ("compare", {"run": FCVR, "baseline": DETERMINISTIC, "example": "no-such"}),
+        ("overview", {"run": FCVR, "dataset": "![x](http://example.org)"}),
+    ],
+)
+def test_a_wrong_part_of_a_link_is_named_and_nothing_is_shown_instead(
+    page: str, link: dict[str, str | list[str]], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_page(monkeypatch, home, page, link)
+    assert len(app.error) == 1
+    assert "![x](" not in app.error[0].value
+    assert charts(app) == 0
+
+
+def test_choosing_another_run_keeps_what_fits_and_drops_what_does_not(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_page(monkeypatch, home, "ood", {"run": FCVR, "score": "logit_variance", "position": "prompt_mean"})
+    app.selectbox(key="views/ood.py:run").set_value(DETERMINISTIC).run()
+    assert not app.exception
+    assert not app.error
+    assert app.query_params["run"] == DETERMINISTIC
+    assert app.query_params["score"] != "logit_variance"
+
+
+def test_a_choice_is_kept_on_the_next_page(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page(monkeypatch, home, "layers", {"run": DETERMINISTIC, "layer": "3"})
+    app.query_params.clear()  # as the menu does
+    app.switch_page("views/ood.py").run()
+    assert app.query_params["run"] == DETERMINISTIC
+
+
+def test_calibration_draws_every_run_and_data_set_of_the_link(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link: dict[str, str | list[str]] = {
+        "runs": [DETERMINISTIC, FCVR],
+        "datasets": ["synthetic-id", "synthetic-far"],
+        "calibration": "raw",
+        "scheme": "adaptive",
+    }
+    assert charts(open_page(monkeypatch, home, "calibration", link)) == 4
+
+
+def test_more_runs_than_fit_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMOER_APP_MAX_RUNS", "1")
+    app = open_page(monkeypatch, home, "calibration", {"runs": [DETERMINISTIC, FCVR]})
+    assert "at most 1" in app.error[0].value
+
+
+def test_comparing_a_run_with_itself_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page(monkeypatch, home, "compare", {"run": FCVR, "baseline": FCVR})
+    assert "same run" in app.info[0].value
+    assert charts(app) == 0
+
+
+def test_a_token_of_the_link_shows_its_experts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page(monkeypatch, home, "compare", {"run": FCVR, "baseline": DETERMINISTIC, "token": "2"})
+    assert "position 2" in said(app)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("status", ["failed", "running"])
+def test_an_unfinished_or_failed_run_is_shown_as_such(
+    page: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path, runs=("deterministic", "fcvr"), layers=3, experts=4, top_k=2, examples=12, status=status)
+    app = open_page(monkeypatch, tmp_path, page)
+    message = app.error[0].value if status == "failed" else app.info[0].value
+    assert "failed" in message if status == "failed" else "not finished" in message
+
+
+def test_one_run_alone_cannot_be_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_store(tmp_path, runs=("deterministic",), layers=3, experts=4, top_k=2, examples=12)
+    app = open_page(monkeypatch, tmp_path, "compare")
+    assert "only one run" in said(app)
+
+
+def test_results_published_while_the_page_is_open_appear_at_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"layers": 3, "experts": 4, "top_k": 2, "examples": 12}
+    make_store(tmp_path, runs=("deterministic",), **small)
+    app = open_page(monkeypatch, tmp_path, "ood")
+    assert len(app.selectbox(key="views/ood.py:run").options) == 1
+    make_store(tmp_path, runs=("fcvr",), **small)
+    app.run()
+    assert len(app.selectbox(key="views/ood.py:run").options) == 2
+
+
+def test_a_damaged_pointer_is_a_sentence_and_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "CURRENT").write_text("not a generation", encoding="utf-8")
+    app = open_page(monkeypatch, tmp_path, "overview")
+    assert app.error
+    assert [code.value for code in app.code] == ["vmoer verify"]
+
+
+def test_a_setting_that_cannot_be_used_is_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMOER_APP_MAX_POINTS", "lots")
+    app = open_page(monkeypatch, home, "overview")
+    assert "VMOER_APP_MAX_POINTS" in app.error[0].value.replace("\\", "")

@@ -1,0 +1,194 @@
+"""The small pure parts: settings, server command, names of runs, pairs of runs, texts."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app import pairs
+from app import runs as run_names
+from app.components.format import interval, is_percent, number
+from app.components.text import plain
+from app.components.tokens import strip_html, visible
+from app.server import MAIN, PortError, check_port_free, streamlit_command
+from app.settings import Settings, SettingsError
+
+RUNS = pd.DataFrame(
+    [
+        ("m.det.none.1", "e1", "m", "deterministic", "none", "none", "finished", "2026-01-01"),
+        ("m.fcvr.in-router.1", "e1", "m", "fcvr", "in-router", "none", "finished", "2026-01-01"),
+        ("m.fcvr.in-router.untrained.1", "e1", "m", "fcvr", "in-router", "untrained", "finished", "2026-01-02"),
+        ("m.fcvr.predictive.1", "e1", "m", "fcvr", "predictive", "none", "finished", "2026-01-03"),
+        ("m.det.none.2", "e2", "m", "deterministic", "none", "none", "running", "2026-01-09"),
+    ],
+    columns=["run_id", "experiment", "model", "method", "estimator", "control", "status", "started_at"],
+)
+
+
+def test_settings_come_from_the_environment() -> None:
+    settings = Settings.from_environment({"VMOER_HOME": "/data", "VMOER_APP_MAX_RUNS": "3"})
+    assert settings.home == Path("/data")
+    assert settings.max_runs == 3
+    assert settings.max_points == Settings().max_points
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "nan", "inf", "2.5"])
+def test_a_setting_that_is_no_positive_number_is_refused_by_name(text: str) -> None:
+    with pytest.raises(SettingsError, match="VMOER_APP_MAX_RUNS"):
+        Settings.from_environment({"VMOER_APP_MAX_RUNS": text})
+
+
+def test_the_server_command_names_an_existing_script_and_stays_on_this_machine() -> None:
+    command = streamlit_command(8600)
+    assert Path(command[4]) == MAIN
+    assert MAIN.is_file()
+    assert "--server.address=127.0.0.1" in command
+    assert "--browser.gatherUsageStats=false" in command
+
+
+def test_a_port_in_use_is_refused_with_the_way_out() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortError, match="--port"):
+            check_port_free(port)
+    check_port_free(port)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_a_port_that_does_not_exist_is_refused(port: int) -> None:
+    with pytest.raises(PortError, match="65535"):
+        check_port_free(port)
+
+
+@pytest.mark.parametrize("module", ["app.server", "app.data", "app.charts.layers", "app.components.page"])
+def test_the_dashboard_never_imports_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    root = MAIN.parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_the_run_shown_first_is_a_finished_bayesian_one_and_no_control() -> None:
+    assert run_names.default_run(RUNS) == "m.fcvr.in-router.1"
+
+
+def test_without_a_finished_run_the_newest_is_shown() -> None:
+    assert run_names.default_run(RUNS[RUNS["status"] == "running"]) == "m.det.none.2"
+    assert run_names.default_run(RUNS[:0]) is None
+
+
+def test_the_ladder_climbs_from_deterministic_to_bayesian_and_ends_with_controls() -> None:
+    order = run_names.siblings(RUNS, "m.fcvr.predictive.1")["run_id"].tolist()
+    assert order == ["m.det.none.1", "m.fcvr.in-router.1", "m.fcvr.predictive.1", "m.fcvr.in-router.untrained.1"]
+
+
+def test_runs_that_would_be_called_the_same_show_the_end_of_their_id() -> None:
+    labels = run_names.labels(RUNS)
+    assert labels["m.det.none.1"] == "m · deterministic · 1"
+    assert labels["m.fcvr.predictive.1"] == "m · fcvr · predictive"
+
+
+def test_flips_count_every_outcome_of_every_data_set() -> None:
+    frame = pd.DataFrame({"dataset": ["a", "a", "b"], "outcome": ["both right", "wrong → right", "both wrong"]})
+    found = pairs.flip_counts(frame)
+    assert found.groupby("dataset")["count"].sum().to_dict() == {"a": 2, "b": 1}
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (True, True, "both right"),
+        (False, True, "wrong → right"),
+        (True, False, "right → wrong"),
+        (False, False, "both wrong"),
+    ],
+)
+def test_an_outcome_reads_from_first_to_second(first: bool, second: bool, expected: str) -> None:
+    assert pairs.outcome(first, second) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction", "expected"),
+    [
+        (0.01, 0.1, "higher", "second run better"),
+        (0.01, 0.1, "lower", "second run worse"),
+        (-0.1, -0.01, "lower", "second run better"),
+        (-0.1, 0.1, "lower", "no clear difference"),
+        (None, None, "higher", "no clear difference"),
+        (float("nan"), 0.1, "higher", "no clear difference"),
+    ],
+)
+def test_a_difference_is_clear_only_outside_zero(
+    low: float | None, high: float | None, direction: str, expected: str
+) -> None:
+    assert pairs.verdict(low, high, direction) == expected
+
+
+def test_differences_computed_on_a_page_are_second_minus_first() -> None:
+    probs_a, probs_b = [[0.4, 0.6]] * 60, [[0.9, 0.1]] * 60
+    frame = pd.DataFrame({"dataset": "a", "probs_a": probs_a, "probs_b": probs_b, "answer_index": 0})
+    found = pairs.computed_differences(frame, 200).set_index("metric")
+    assert found.loc["accuracy", "difference"] == pytest.approx(1.0)
+    assert found.loc["nll", "difference"] < 0
+    assert set(found.index) == set(pairs.DIFFERENCES)
+
+
+@given(st.sets(st.integers(0, 63), min_size=1, max_size=8), st.sets(st.integers(0, 63), min_size=1, max_size=8))
+def test_gained_and_lost_experts_turn_one_set_into_the_other(first: set[int], second: set[int]) -> None:
+    gained, lost = pairs.experts_changed(sorted(first), sorted(second))
+    assert (first | set(gained)) - set(lost) == second
+
+
+def test_a_partial_intersection_says_its_counts() -> None:
+    assert "same 5" in pairs.shared_note(5, 5, 5)
+    note = pairs.shared_note(8, 5, 4)
+    assert all(count in note for count in ("4", "8", "5"))
+
+
+def test_numbers_are_percent_on_screen_and_missing_ones_a_dash() -> None:
+    assert interval(0.123, 0.1, 0.15, percent=True) == "12.3 % [10.0, 15.0]"
+    assert interval(0.5, None, float("nan")) == "0.500"
+    assert number(None) == "–"
+    assert number(-0.02, percent=True, signed=True) == "−2.0 %"
+    assert is_percent("ece_ts")
+    assert not is_percent("nll")
+
+
+@given(st.text(alphabet=st.sampled_from("ab ![]()<>:`$*_{}#+-.|~&=^\\\n")))
+def test_outside_text_holds_no_active_markdown(text: str) -> None:
+    shown = plain(text)
+    rest = re.sub(r"\\(.)", "", shown)
+    assert not set(rest) & set("![]()<>:`$*_{}#|~&=^\\\n")
+    assert re.sub(r"\\(.)", r"\1", shown) == " ".join(text.split())
+
+
+def test_tokens_stay_text() -> None:
+    shown = strip_html(["<b>cat</b>", '"'], [0.5, 2.0], ['"><script>', "t"], 0)
+    assert "<b>" not in shown
+    assert "<script>" not in shown
+    assert "&lt;b&gt;cat&lt;/b&gt;" in shown
+
+
+def test_white_space_in_tokens_is_visible() -> None:
+    assert visible("Ġcat") == " cat"
+    assert visible("\n\t") == "⏎⇥"
+    assert visible("") == "∅"
+    assert visible(None, 7) == "#7"
+
+
+def test_job_progress_says_stage_count_rate_and_time_left() -> None:
+    from app.components.jobs import progress_text
+
+    job = SimpleNamespace(stage="trace", done=50, total=200, rate=2.5, eta_seconds=61, message="")
+    assert progress_text(job) == "trace · 50 of 200 · 2.5/s · 1 min 1 s left"

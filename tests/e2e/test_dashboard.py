@@ -1,0 +1,176 @@
+"""The dashboard in a real browser: every page in both themes, links, clicks, downloads, and no request elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+import pytest
+
+from store import queries
+from store.reader import open_store
+from tests.store.factory import run_id
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+PAGES = {"overview": "", "layers": "layers", "calibration": "calibration", "ood": "ood", "compare": "compare"}
+FCVR = run_id("fcvr")
+SETTLED = """() => !document.querySelector('[data-testid="stStatusWidget"]')
+    && document.querySelectorAll('[data-stale="true"]').length === 0
+    && document.querySelectorAll('[data-testid="stSkeleton"]').length === 0"""
+# A click in the test's browser is no pointer path: the canvas needs the move first, then the press.
+TIMEOUT = 90_000
+
+
+@contextmanager
+def opened(
+    browser: Browser, url: str, theme: Literal["light", "dark"] = "light", width: int = 1440
+) -> Iterator[tuple[Page, list[str]]]:
+    """A settled page at ``url`` and the list of requests that left this machine."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT)
+    elsewhere: list[str] = []
+    page.on("request", lambda request: elsewhere.append(request.url) if leaves(request.url) else None)
+    try:
+        page.goto(url)
+        settle(page)
+        yield page, elsewhere
+    finally:
+        context.close()
+
+
+def leaves(url: str) -> bool:
+    """Whether a request goes anywhere but to the dashboard itself."""
+    return not re.match(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:", url)
+
+
+def settle(page: Page) -> None:
+    """Wait until the script has run and nothing on the page is stale."""
+    page.wait_for_selector("h1")
+    page.wait_for_function(SETTLED)
+    page.wait_for_timeout(600)
+    page.wait_for_function(SETTLED)
+
+
+def full_height(page: Page, width: int) -> None:
+    """Make the window as tall as the page, so that a screenshot holds all of it."""
+    height = page.evaluate("document.querySelector('[data-testid=\"stMain\"]').scrollHeight")
+    page.set_viewport_size({"width": width, "height": min(int(height) + 60, 9000)})
+    page.wait_for_timeout(800)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("name", PAGES)
+def test_page_renders_without_exception_overflow_or_foreign_request(
+    name: str, width: int, theme: Literal["light", "dark"], browser: Browser, address: str, artifacts: Path
+) -> None:
+    with opened(browser, f"{address}/{PAGES[name]}", theme, width) as (page, elsewhere):
+        page.wait_for_selector("canvas")
+        assert page.locator('[data-testid="stException"]').count() == 0
+        assert page.locator('[data-testid="stAlertContentError"]').count() == 0
+        overflow = page.evaluate(
+            "(() => { const m = document.querySelector('[data-testid=\"stMain\"]'); return m.scrollWidth - m.clientWidth })()"
+        )
+        full_height(page, width)
+        page.screenshot(path=artifacts / f"{name}-{theme}-{width}.png")
+        assert overflow <= 0
+        assert elsewhere == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_without_results_names_the_command(name: str, browser: Browser, empty_address: str) -> None:
+    with opened(browser, f"{empty_address}/{PAGES[name]}") as (page, elsewhere):
+        assert page.get_by_text("vmoer demo").count() >= 1
+        assert page.locator('[data-testid="stException"]').count() == 0
+        assert elsewhere == []
+
+
+def test_a_deep_link_restores_the_page(browser: Browser, address: str) -> None:
+    link = f"{address}/layers?run={FCVR}&mode=propagated&gamma=0.01&layer=5&dataset=synthetic-far&weighting=gate_share"
+    with opened(browser, link) as (page, _):
+        assert page.get_by_role("heading", name="Layer 5", exact=True).count() == 1
+        assert page.get_by_text("At γ = 0.01").count() == 1
+        assert "layer=5" in page.url
+        assert "gamma=0.01" in page.url
+
+
+def test_a_wrong_link_shows_nothing_else(browser: Browser, address: str) -> None:
+    with opened(browser, f"{address}/ood?run={FCVR}x") as (page, _):
+        assert page.get_by_text("not found").count() >= 1
+        assert page.locator("canvas").count() == 0
+        page.get_by_text("Open this page without").click()
+        page.wait_for_selector("canvas")
+
+
+def test_a_click_on_a_layer_of_the_heatmap_shows_that_layer(browser: Browser, address: str) -> None:
+    with opened(browser, f"{address}/layers?run={FCVR}&layer=0") as (page, _):
+        assert page.get_by_role("heading", name="Layer 0", exact=True).count() == 1
+        chart = page.locator(".st-key-stability-chart, .st-key-stability\\.chart").first
+        canvas = chart.locator("canvas")
+        box = canvas.bounding_box()
+        assert box is not None
+        # The last of eight layers, in the lowest row of cells.
+        canvas.click(position={"x": box["width"] - 40, "y": box["height"] - 75})
+        page.get_by_role("heading", name="Layer 7", exact=True).wait_for()
+        assert "layer=7" in page.url
+
+
+def test_the_menu_keeps_the_chosen_run(browser: Browser, address: str) -> None:
+    with opened(browser, f"{address}/layers?run={run_id('deterministic')}") as (page, _):
+        page.get_by_role("link", name="OoD detection").click()
+        page.get_by_role("heading", name="OoD detection", exact=True).wait_for()
+        settle(page)
+        assert f"run={run_id('deterministic')}" in page.url
+
+
+def test_the_downloaded_csv_equals_the_stored_numbers(browser: Browser, address: str, home: Path) -> None:
+    with opened(browser, f"{address}/layers?run={FCVR}&mode=router") as (page, _):
+        page.get_by_role("button", name="Export").first.click()
+        with page.expect_download() as started:
+            page.get_by_role("button", name="CSV", exact=True).click()
+        found = pd.read_csv(started.value.path())
+    with open_store(home) as store:
+        stored = queries.layer_susceptibility(store, [FCVR], "router")
+    numbers = ["gamma", "layer", "jaccard", "ci_low", "ci_high", "threshold", "n"]
+    pd.testing.assert_frame_equal(
+        found[numbers].sort_values(["gamma", "layer"], ignore_index=True),
+        stored[numbers].sort_values(["gamma", "layer"], ignore_index=True),
+        check_dtype=False,
+        rtol=1e-15,
+    )
+
+
+def test_the_downloaded_chart_is_a_picture(browser: Browser, address: str) -> None:
+    with opened(browser, f"{address}/calibration") as (page, _):
+        page.get_by_role("button", name="Export").first.click()
+        with page.expect_download() as started:
+            page.get_by_role("button", name="PNG", exact=True).click()
+        assert Path(started.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_explanation_of_a_metric_opens_with_its_formula(browser: Browser, address: str) -> None:
+    with opened(browser, f"{address}/layers?run={FCVR}") as (page, elsewhere):
+        page.get_by_role("button", name="What is this?").first.click()
+        page.locator(".katex").first.wait_for()
+        assert page.get_by_text("Jaccard index of expert sets").count() >= 1
+        assert elsewhere == []
+
+
+def test_next_question_changes_the_tokens(browser: Browser, address: str) -> None:
+    with opened(browser, f"{address}/compare?run={FCVR}") as (page, _):
+        strip = page.locator(".vmoer-strip")
+        before = strip.inner_text()
+        page.get_by_role("button", name="Next").click()
+        page.wait_for_function("text => document.querySelector('.vmoer-strip')?.innerText !== text", arg=before)
+        settle(page)
+        assert strip.inner_text() != before
+        assert "example=" in page.url
