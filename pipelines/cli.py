@@ -99,6 +99,7 @@ def serve(
 
     settings = load_settings()
     server.check_address(address, port, insecure)
+    server.end_on_sigterm()
     worker_process = server.start_worker(settings, device) if worker_ else None
     processes = [worker_process] if worker_process else []
     try:

@@ -93,10 +93,10 @@ def _commands() -> Iterator[str]:
 
 
 def _leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-    children = getattr(command, "commands", None)
-    if children is None:
+    children: dict[str, Any] = getattr(command, "commands", {})
+    if not children:
         yield path, command
-    for name in sorted(children or {}):
+    for name in sorted(children):
         yield from _leaves(children[name], f"{path} {name}")
 
 

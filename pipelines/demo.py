@@ -27,6 +27,7 @@ def run_demo(settings: Settings, *, serve_pages: bool, port: int, as_json: bool)
         rows = summary(settings)
         console.print_rows(rows, as_json, "no results")
         return 0
+    serve.end_on_sigterm()
     processes = []
     try:
         worker = serve.start_worker(settings, settings.device)

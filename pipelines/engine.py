@@ -23,7 +23,7 @@ from pipelines.joblog import JobLog
 from pipelines.jobs import PROGRESS_EVENT, WORKFLOW
 from pipelines.manifests import begin_run, end_run, finished, seal_run
 from pipelines.runs import RunPlan
-from pipelines.settings import load_settings
+from pipelines.settings import Settings
 from pipelines.spec import parse_spec
 from pipelines.stages import Batch
 from store.errors import StoreError
@@ -37,15 +37,24 @@ STEP_LOCK = threading.Lock()
 #: told of every progress change in this process (the foreground progress bar)
 LISTENERS: list[Callable[[str, dict[str, Any]], None]] = []
 
+#: what a worker set with :func:`configure`; a workflow gets nothing but its request
+_CONFIGURED: list[Settings] = []
+
 _USER_ERRORS = (PipelineError, StoreError, VmoerError)
+
+
+def configure(settings: Settings) -> None:
+    """Data folder, device and limits of every experiment computed in this process."""
+    _CONFIGURED[:] = [settings]
 
 
 @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=1_000_000)
 def experiment(request: dict[str, Any]) -> dict[str, Any]:
     """Compute the experiment a request describes (:func:`pipelines.jobs.workflow_input`); returns its run ids."""
     job_id = str(DBOS.workflow_id)
-    with JobLog(load_settings().logs, job_id) as log:
-        work = _Experiment(request, job_id, log)
+    settings = _CONFIGURED[0]
+    with JobLog(settings.logs, job_id) as log:
+        work = _Experiment(request, job_id, settings, log)
         try:
             return work.run()
         except DBOSWorkflowCancelledError:
@@ -68,8 +77,8 @@ def experiment(request: dict[str, Any]) -> dict[str, Any]:
 class _Experiment:
     """One execution of the workflow in this process."""
 
-    def __init__(self, request: dict[str, Any], job_id: str, log: JobLog) -> None:
-        self.settings = load_settings()
+    def __init__(self, request: dict[str, Any], job_id: str, settings: Settings, log: JobLog) -> None:
+        self.settings = settings
         self.context = Context(parse_spec(request["spec"]), request["folders"], self.settings)
         self.job_id = job_id
         self.log = log

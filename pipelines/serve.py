@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 from pipelines.errors import ServeError
 from pipelines.settings import Settings
@@ -30,6 +32,15 @@ def check_address(address: str, port: int, insecure: bool) -> None:
         check_port_free(port, address)
     except PortError as error:
         raise ServeError(str(error)) from None
+
+
+def end_on_sigterm() -> None:
+    """Treat SIGTERM like Ctrl-C, so that the child processes are ended in order."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def start_dashboard(settings: Settings, address: str, port: int) -> subprocess.Popen[bytes]:

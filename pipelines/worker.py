@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -76,6 +77,7 @@ def run_worker(settings: Settings, device: str, say: Callable[[str], None]) -> N
         stop.set()
 
     executor = f"worker-{lock_path(settings.home, name).stem}"
+    engine.configure(replace(settings, device=name))
     lock = DeviceLock(settings.home, name, executor)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
@@ -110,6 +112,7 @@ def run_foreground(
 ) -> jobs.Job:
     """Compute an experiment in this process and return its ended job; Ctrl-C cancels it, and what is computed stays."""
     name = detect_device(device)
+    engine.configure(replace(settings, device=name))
     executor = f"foreground-{os.getpid()}-{secrets.token_hex(4)}"
     queue = f"{executor}-queue"
     lock = DeviceLock(settings.home, name, executor)
