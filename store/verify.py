@@ -237,7 +237,9 @@ def _check_copies(
     """The generation's result and derived rows of a sealed run equal those made again from its shards."""
     run_id = manifest.run_id
     if not connection.execute("SELECT 1 FROM generation.runs WHERE run_id = ?", [run_id]).fetchall():
-        yield Problem("unpublished", run_id, where, f"run {run_id} is not in the published generation: publish again")
+        if manifest.status not in ("queued", "running"):
+            sentence = f"run {run_id} is not in the published generation: publish again"
+            yield Problem("unpublished", run_id, where, sentence)
         return
     if not manifest.sealed:
         return

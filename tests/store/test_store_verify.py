@@ -171,7 +171,10 @@ def test_a_finished_run_that_was_never_sealed_is_named(home):
 
 
 def test_a_running_run_is_checked_without_hashes(home):
-    write_manifest(home, replace(read_manifest(home, FCVR), shards=None, status="running"))
+    running = replace(read_manifest(home, FCVR), shards=None, status="running")
+    write_manifest(home, replace(running, run_id="m.just-started.none.0"))
+    write_manifest(home, running)
+    assert verify(home) == []
     publish(home)
     assert verify(home) == []
     path = list_shards(home, "routing", FCVR)[0]
