@@ -9,7 +9,7 @@ class Recipe:
     """Everything the weights depend on besides the pretraining split and the library versions."""
 
     seed: int = 0
-    steps: int = 1610
+    steps: int = 1200
     batch: int = 128
     vocabulary: int = 512
     tokenizer_texts: int = 20_000
@@ -26,9 +26,9 @@ class Recipe:
     tokenisations: int = 3  # of a city's name: one plain, the rest with dropout
     init: float = 0.03
     router_init: float = 0.1
-    choice_questions: int = 0  # city questions of a batch that also learn to prefer the right option
+    choice_questions: int = 16  # city questions of a batch that also learn to prefer the right option
     choice_loss: float = 1.0
-    block_drop: tuple[float, ...] = (0.15, 0.0)  # probability per layer, per sequence, training only
+    block_drop: tuple[float, ...] = (0.08, 0.0)  # probability per layer, per sequence, training only
     load_balance: float = 0.01
     learning_rate: float = 4e-3
     final_rate: float = 0.03  # of the learning rate
