@@ -108,16 +108,26 @@ def _array(value: Any, target: pa.DataType, n_rows: int) -> pa.Array:
         items = list(value)
         if items and isinstance(items[0], np.ndarray):
             items = [item.tolist() if isinstance(item, np.ndarray) else item for item in items]
-        array = pa.array(items)
+        array = _inferred(items, target)
     if pa.types.is_dictionary(array.type) and not pa.types.is_string(target):
         array = array.dictionary_decode()
     return _cast(array, target)
 
 
+def _inferred(items: list[Any], target: pa.DataType) -> pa.Array:
+    """Python values as Arrow finds them, so that a wrong kind is seen before it is converted."""
+    try:
+        return pa.array(items)
+    except OverflowError:
+        if target != pa.uint64():
+            raise
+        return pa.array(items, target)  # Arrow infers signed integers only
+
+
 def _constant(value: Any, target: pa.DataType, n_rows: int) -> pa.Array:
     if value is None:
         return _encoded(pa.nulls(n_rows, target))
-    single = _cast(pa.array([value.item() if isinstance(value, np.generic) else value]), target)
+    single = _cast(_inferred([value.item() if isinstance(value, np.generic) else value], target), target)
     if pa.types.is_dictionary(single.type):
         return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n_rows, np.int32)), single.dictionary)
     return pa.repeat(single[0], n_rows)

@@ -172,6 +172,16 @@ def test_values_outside_the_type_are_refused(tmp_path, column, value):
         write_shard(tmp_path, "routing", RUN, "a", _routing(**{column: value}))
 
 
+def test_counts_above_the_signed_range_are_kept(tmp_path):
+    rows = {"step": [1], "layer": [-1], "quantity": "loss", "value": [1.0]}
+    with pytest.raises(InvalidDataError, match="column 'step'"):
+        write_shard(tmp_path, "training_log", RUN, "a", rows | {"step": [2**63]})
+    for value in (2**64 - 1, [2**64 - 1, 0]):
+        array = typed._array(value, pa.uint64(), 2)
+        assert array.type == pa.uint64()
+        assert array[0].as_py() == 2**64 - 1
+
+
 def test_one_shard_per_key_and_metadata_of_its_own(tmp_path):
     first = write_shard(tmp_path, "ood_scores", RUN, "a", _score(3))
     again = write_shard(tmp_path, "ood_scores", RUN, "a", _score(2))
