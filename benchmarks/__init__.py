@@ -1,0 +1,1 @@
+"""Benchmarks run from a checkout; figures over time are in LOG.md."""
