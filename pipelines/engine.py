@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dbos import DBOS
-from dbos._error import DBOSWorkflowCancelledError
+from dbos._error import DBOSBaseException
 
 from pipelines import stages
 from pipelines.context import Context, run_label
 from pipelines.errors import JobError, PipelineError
 from pipelines.joblog import JobLog
-from pipelines.jobs import PROGRESS_EVENT, WORKFLOW
+from pipelines.jobs import PROGRESS_EVENT, WORKFLOW, get_job
 from pipelines.manifests import begin_run, end_run, finished, seal_run
 from pipelines.runs import RunPlan
 from pipelines.settings import Settings
@@ -57,9 +57,14 @@ def experiment(request: dict[str, Any]) -> dict[str, Any]:
         work = _Experiment(request, job_id, settings, log)
         try:
             return work.run()
-        except DBOSWorkflowCancelledError:
-            log.info("cancelled")
-            work.end("cancelled", None)
+        except DBOSBaseException:
+            # DBOS ends a workflow that is no longer its own with several kinds of error; the status, read from outside
+            # the workflow, says which it was
+            if get_job(job_id, settings).status == "cancelled":
+                log.info("cancelled")
+                work.end("cancelled", None)
+            else:
+                log.info("taken over by another execution")
             raise
         except _USER_ERRORS as error:
             log.error("failed", reason=str(error))

@@ -135,8 +135,9 @@ def test_cancelled_job_keeps_its_shards_and_goes_on_when_resumed(tmp_path: Path,
         jobs.cancel(job_id, here)
         deadline = time.monotonic() + 30
         first = small_spec().runs()[0].run_id
-        while read_manifest(home, first).status not in ("cancelled", "finished") and time.monotonic() < deadline:
+        while read_manifest(home, first).status != "cancelled" and time.monotonic() < deadline:
             time.sleep(0.05)
+        assert read_manifest(home, first).status == "cancelled"
         assert jobs.get_job(job_id, here).status == "cancelled"
         with pytest.raises(JobError, match="already been cancelled"):
             jobs.cancel(job_id, here)
