@@ -64,8 +64,8 @@ def _legend(values: Sequence[str] | None = None, symbol: str = "stroke") -> alt.
     shown = {"values": list(values)} if values else {}
     return alt.Legend(
         orient="top",
-        columns=2,
-        labelLimit=320,
+        columns=1,
+        labelLimit=270,
         title=None,
         symbolType=symbol,
         symbolOpacity=1,

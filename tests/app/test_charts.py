@@ -126,9 +126,7 @@ def test_chart_plots_no_nan(name: str) -> None:
             assert np.isfinite(drawn[column].to_numpy(dtype=float)).all(), column
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in CHARTS if n in ("stability heatmap", "leverage in accuracy", "load", "overlap")]
-)
+@pytest.mark.parametrize("name", ["stability heatmap", "leverage in accuracy", "load", "overlap"])
 def test_charts_over_layers_share_one_axis_and_can_be_clicked(name: str) -> None:
     spec, _ = specification(CHARTS[name]())
     domains = [

@@ -25,7 +25,6 @@ FCVR = run_id("fcvr")
 SETTLED = """() => !document.querySelector('[data-testid="stStatusWidget"]')
     && document.querySelectorAll('[data-stale="true"]').length === 0
     && document.querySelectorAll('[data-testid="stSkeleton"]').length === 0"""
-# A click in the test's browser is no pointer path: the canvas needs the move first, then the press.
 TIMEOUT = 90_000
 
 
@@ -74,12 +73,11 @@ def test_page_renders_without_exception_overflow_or_foreign_request(
     name: str, width: int, theme: Literal["light", "dark"], browser: Browser, address: str, artifacts: Path
 ) -> None:
     with opened(browser, f"{address}/{PAGES[name]}", theme, width) as (page, elsewhere):
-        page.wait_for_selector("canvas")
+        page.wait_for_selector("canvas.marks")
         assert page.locator('[data-testid="stException"]').count() == 0
         assert page.locator('[data-testid="stAlertContentError"]').count() == 0
-        overflow = page.evaluate(
-            "(() => { const m = document.querySelector('[data-testid=\"stMain\"]'); return m.scrollWidth - m.clientWidth })()"
-        )
+        main = page.locator('[data-testid="stMain"]')
+        overflow = main.evaluate("element => element.scrollWidth - element.clientWidth")
         full_height(page, width)
         page.screenshot(path=artifacts / f"{name}-{theme}-{width}.png")
         assert overflow <= 0
@@ -98,7 +96,7 @@ def test_a_deep_link_restores_the_page(browser: Browser, address: str) -> None:
     link = f"{address}/layers?run={FCVR}&mode=propagated&gamma=0.01&layer=5&dataset=synthetic-far&weighting=gate_share"
     with opened(browser, link) as (page, _):
         assert page.get_by_role("heading", name="Layer 5", exact=True).count() == 1
-        assert page.get_by_text("At γ = 0.01").count() == 1
+        assert page.get_by_text("At γ = 0.01").count() >= 1
         assert "layer=5" in page.url
         assert "gamma=0.01" in page.url
 
@@ -106,16 +104,15 @@ def test_a_deep_link_restores_the_page(browser: Browser, address: str) -> None:
 def test_a_wrong_link_shows_nothing_else(browser: Browser, address: str) -> None:
     with opened(browser, f"{address}/ood?run={FCVR}x") as (page, _):
         assert page.get_by_text("not found").count() >= 1
-        assert page.locator("canvas").count() == 0
+        assert page.locator("canvas.marks").count() == 0
         page.get_by_text("Open this page without").click()
-        page.wait_for_selector("canvas")
+        page.wait_for_selector("canvas.marks")
 
 
 def test_a_click_on_a_layer_of_the_heatmap_shows_that_layer(browser: Browser, address: str) -> None:
     with opened(browser, f"{address}/layers?run={FCVR}&layer=0") as (page, _):
         assert page.get_by_role("heading", name="Layer 0", exact=True).count() == 1
-        chart = page.locator(".st-key-stability-chart, .st-key-stability\\.chart").first
-        canvas = chart.locator("canvas")
+        canvas = page.locator("canvas.marks").first
         box = canvas.bounding_box()
         assert box is not None
         # The last of eight layers, in the lowest row of cells.
