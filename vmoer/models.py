@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from vmoer.devices import experts_option, pick_device, pick_dtype
+from vmoer.devices import pick_device, pick_dtype
 from vmoer.errors import ModelSourceError, UnsupportedModelError
 from vmoer.hub import fetch_from_hub, require_safetensors
 from vmoer.recipes import smollm2
@@ -198,9 +198,7 @@ def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[PreTr
     safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, **safely, **experts_option(device)
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **safely)
     except Exception as error:  # damaged files raise many kinds; the first line says which
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelSourceError(f"{folder} cannot be loaded: {reason[:300]}") from error

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import vmoer.models as models
-from vmoer.devices import experts_option, pick_device, pick_dtype
+from vmoer.devices import pick_device, pick_dtype
 from vmoer.errors import ModelSourceError, UnsupportedModelError, VmoerError
 from vmoer.models import available_models, load_model, model_identity
 from vmoer.recipes import smollm2
@@ -61,7 +61,7 @@ def test_dtype_is_overridden_by_name_or_object():
 
 def test_on_a_cpu_experts_are_never_batched():
     model, _ = load_model("worldfacts-moe", device="cpu")
-    assert model.config._experts_implementation in {"eager", "grouped_mm"}
+    assert model.config._experts_implementation == "grouped_mm"
 
 
 def test_a_missing_pad_token_becomes_the_end_token(folder):
@@ -191,10 +191,6 @@ def test_bfloat16_is_picked_for_large_models_on_hardware_that_computes_in_it(mon
     monkeypatch.setattr("vmoer.devices._cpu_has_bfloat16", lambda: False)
     assert pick_dtype(cpu, large) == torch.float32
     assert pick_dtype(torch.device("mps"), large) == torch.float32
-
-
-def test_accelerators_keep_the_librarys_choice_of_experts():
-    assert experts_option(torch.device("cuda")) == {}
 
 
 def test_known_models_say_what_is_there():
