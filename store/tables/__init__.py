@@ -1,0 +1,1 @@
+"""The tables of the store, one module per kind; read them through :mod:`store.schema`."""
