@@ -1,0 +1,132 @@
+"""Commands that compute: a spec, routers, one prompt; and the jobs they become."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines import console, jobs
+from pipelines.commands.root import Device, JobId, Json, SpecFile, app, jobs_app
+from pipelines.errors import PipelineError
+from pipelines.settings import load_settings
+
+
+@app.command("run")
+def run_spec(
+    spec_file: SpecFile,
+    background: Annotated[bool, typer.Option("--background", help="Queue it for a worker and return.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Also check the shards of finished runs and compute damaged ones again.")
+    ] = False,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Compute an experiment; what an earlier attempt finished is used, Ctrl-C keeps what is computed."""
+    from pipelines.manifests import recheck
+    from pipelines.spec import load_spec, places
+
+    settings = replace(load_settings(), device=device)
+    spec = load_spec(spec_file, settings)
+    if resume:
+        for sentence in recheck(settings.home, spec):
+            console.say(sentence)
+    if background:
+        job = jobs.get_job(jobs.submit(spec, folders=places(spec_file), device=device, settings=settings), settings)
+    else:
+        from pipelines.foreground import compute
+
+        job = compute(spec, places(spec_file), settings, quiet=json_)
+    if json_:
+        console.print_json(job.to_json())
+    elif background:
+        console.say(f"queued as job {job.job_id}; {job.message or '`vmoer jobs list` shows its progress'}")
+    else:
+        for run_id in job.run_ids:
+            print(console.clean(run_id))
+    raise typer.Exit(_job_code(job))
+
+
+@app.command()
+def train(
+    spec_file: SpecFile,
+    output: Annotated[Path, typer.Option(help="Folder for the checkpoints, one folder per method.")],
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 for half the size.")] = "float32",
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Train the routers a spec describes (`routers: {train: …}`) and write safetensors checkpoints."""
+    from pipelines.spec import load_spec, places
+    from pipelines.train import train_routers
+
+    settings = replace(load_settings(), device=device)
+    if dtype not in ("float32", "bfloat16"):
+        raise PipelineError(f"--dtype {dtype!r}: give float32 or bfloat16")
+    rows = train_routers(load_spec(spec_file, settings), places(spec_file), settings, output, dtype, quiet=json_)
+    console.print_rows(rows, json_, "the spec has no method with parameters to train")
+
+
+@app.command()
+def inspect(
+    text: Annotated[str, typer.Argument(help="The prompt.")],
+    model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "worldfacts-moe",
+    routers: Annotated[str, typer.Option(help="Folder with trained routers; none routes natively.")] = "",
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Print how each token of a prompt is routed: experts and gate weights per layer."""
+    from pipelines.inspection import routing_rows
+
+    settings = replace(load_settings(), device=device)
+    console.print_rows(routing_rows(text, model, routers, settings), json_, "the prompt has no tokens")
+
+
+@jobs_app.command("list")
+def jobs_list(json_: Json = False) -> None:
+    """The latest jobs, newest first, with status, progress and the last message."""
+    rows = [job.to_json() for job in jobs.list_jobs()]
+    if not json_:
+        shown = ("job_id", "name", "status", "stage", "done", "total", "eta_seconds", "message")
+        rows = [{key: row[key] for key in shown} for row in rows]
+    console.print_rows(rows, json_, "no jobs yet")
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(job_id: JobId, json_: Json = False) -> None:
+    """Stop a job after the step in flight; what is computed stays."""
+    _show_job(jobs.cancel(job_id), json_)
+
+
+@jobs_app.command("resume")
+def jobs_resume(job_id: JobId, device: Device = "auto", json_: Json = False) -> None:
+    """Queue a cancelled, lost or failed job again."""
+    _show_job(jobs.get_job(jobs.resume(job_id, device)), json_)
+
+
+@jobs_app.command("logs")
+def jobs_logs(
+    job_id: JobId,
+    last: Annotated[int, typer.Option(min=1, help="How many entries.")] = 50,
+    json_: Json = False,
+) -> None:
+    """The last entries of a job's log."""
+    jobs.get_job(job_id)
+    entries = jobs.read_log(job_id, last=last)
+    if json_:
+        console.print_json(entries)
+    for entry in [] if json_ else entries:
+        extra = {key: value for key, value in entry.items() if key not in ("timestamp", "level", "event", "job_id")}
+        print(console.clean(f"{entry.get('timestamp')} {entry.get('level')} {entry.get('event')} {extra or ''}"))
+
+
+def _show_job(job: jobs.Job, as_json: bool) -> None:
+    if as_json:
+        console.print_json(job.to_json())
+    else:
+        print(console.clean(f"{job.job_id} {job.status}"))
+
+
+def _job_code(job: jobs.Job) -> int:
+    return 3 if job.status in ("failed", "cancelled", "lost") else 0

@@ -1,0 +1,57 @@
+"""Commands that keep running: the demo, the dashboard and the worker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from pipelines import console
+from pipelines.commands.root import Address, Device, Insecure, Json, Port, app
+from pipelines.settings import load_settings
+
+
+@app.command()
+def demo(
+    serve: Annotated[bool, typer.Option(help="Show the dashboard; --no-serve does everything here and exits.")] = True,
+    port: Port = 8501,
+    json_: Json = False,
+) -> None:
+    """Evaluate the two bundled models and show the results; a second start reuses what is finished."""
+    from pipelines.demo import run_demo
+
+    raise typer.Exit(run_demo(load_settings(), serve_pages=serve, port=port, as_json=json_))
+
+
+@app.command()
+def serve(
+    port: Port = 8501,
+    address: Address = "127.0.0.1",
+    device: Device = "auto",
+    worker_: Annotated[bool, typer.Option("--worker/--no-worker", help="Also start a worker for jobs.")] = True,
+    insecure: Insecure = False,
+) -> None:
+    """Show the dashboard, with a worker beside it, until Ctrl-C."""
+    from pipelines import serve as server
+
+    settings = load_settings()
+    server.check_address(address, port, insecure)
+    server.end_on_sigterm()
+    worker_process = server.start_worker(settings, device) if worker_ else None
+    processes = [worker_process] if worker_process else []
+    try:
+        processes.append(server.start_dashboard(settings, address, port))
+        console.say(f"dashboard on http://{address}:{port} (Ctrl-C stops it)")
+        code = server.wait(processes, console.say)
+    finally:
+        server.stop(processes)
+    raise typer.Exit(code)
+
+
+@app.command()
+def worker(device: Device = "auto") -> None:
+    """Compute queued jobs on one device until it is told to stop."""
+    from pipelines.worker import run_worker
+
+    run_worker(replace(load_settings(), device=device), device, console.say)
