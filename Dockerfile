@@ -14,7 +14,6 @@ COPY vmoer vmoer
 COPY store store
 COPY pipelines pipelines
 COPY app app
-COPY .streamlit .streamlit
 
 # uv knows PyTorch's own CPU index; the default index carries the CUDA build
 RUN pip install "uv==0.13.*" \
