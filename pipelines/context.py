@@ -42,6 +42,7 @@ class Context:
         return load_all(self.spec, self.folders, self.settings)
 
     def questions(self, dataset: str) -> QuestionSet:
+        """The question set of that name."""
         return next(item for item in self.sets if item.name == dataset)
 
     @property

@@ -6,11 +6,10 @@ import socket
 import sys
 from pathlib import Path
 
-MAIN = Path(__file__).resolve().parent / "main.py"
+from pipelines.errors import ServeError
 
-
-class PortError(RuntimeError):
-    """The dashboard cannot listen on the port; the message says what to do."""
+#: found beside this package, never imported: only Streamlit runs the app
+MAIN = Path(__file__).resolve().parents[1] / "app" / "main.py"
 
 
 def streamlit_command(port: int = 8501, host: str = "127.0.0.1") -> list[str]:
@@ -36,9 +35,9 @@ def streamlit_command(port: int = 8501, host: str = "127.0.0.1") -> list[str]:
 
 
 def check_port_free(port: int = 8501, host: str = "127.0.0.1") -> None:
-    """Raise :class:`PortError` with one sentence if nothing can listen on ``host:port``."""
+    """Raise :class:`ServeError` with one sentence if nothing can listen on ``host:port``."""
     if not 0 < port < 65536:
-        raise PortError(f"Port {port} does not exist; a port is a number from 1 to 65535.")
+        raise ServeError(f"Port {port} does not exist; a port is a number from 1 to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -46,7 +45,7 @@ def check_port_free(port: int = 8501, host: str = "127.0.0.1") -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise PortError(
+        raise ServeError(
             f"Port {port} on {host} cannot be used ({error.strerror or error}): another program may be listening "
             f"there; choose another with --port."
         ) from None

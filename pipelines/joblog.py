@@ -26,12 +26,15 @@ class JobLog:
         ).bind(job_id=job_id)
 
     def info(self, event: str, **fields: Any) -> None:
+        """Write one entry of what happened."""
         self._log.info(event, **fields)
 
     def warning(self, event: str, **fields: Any) -> None:
+        """Write one entry of what was mended."""
         self._log.warning(event, **fields)
 
     def error(self, event: str, **fields: Any) -> None:
+        """Write one entry of what ended the job."""
         self._log.error(event, **fields)
 
     def __enter__(self) -> JobLog:

@@ -77,6 +77,7 @@ class Job:
         return {name: getattr(self, name) for name in fields}
 
     def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, times in ISO 8601."""
         values = asdict(self)
         for name in ("submitted_at", "started_at", "ended_at"):
             values[name] = values[name].isoformat() if values[name] else None

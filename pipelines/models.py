@@ -82,6 +82,7 @@ class Resident:
 
     @cached_property
     def sites(self) -> list[RouterSite]:
+        """The native routers, by layer."""
         return tap_of(self.model).sites
 
     @property

@@ -51,6 +51,7 @@ class QuestionSet:
         return digest.hexdigest()
 
     def by_id(self) -> dict[str, Question]:
+        """Questions by id."""
         return {item.id: item for item in self.questions}
 
 

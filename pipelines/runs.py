@@ -35,10 +35,12 @@ class RunPlan:
         return self.method == "deterministic"
 
     def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, for the record of the plan step."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunPlan:
+        """The plan that :meth:`to_json` wrote."""
         return cls(**{**values, "compare_with": tuple(values["compare_with"])})
 
 

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from pipelines.dashboard import check_port_free, streamlit_command
 from pipelines.errors import ServeError
 from pipelines.settings import Settings
 from pipelines.worker import is_served
@@ -21,17 +22,12 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def check_address(address: str, port: int, insecure: bool) -> None:
     """Refuse an address others can reach, unless asked for explicitly, and a port that is taken."""
-    from app.server import PortError, check_port_free
-
     if address not in _LOOPBACK and not insecure:
         raise ServeError(
             f"{address} can be reached from other machines and the dashboard has no login; use 127.0.0.1, or "
             "--insecure if the network is trusted"
         )
-    try:
-        check_port_free(port, address)
-    except PortError as error:
-        raise ServeError(str(error)) from None
+    check_port_free(port, address)
 
 
 def end_on_sigterm() -> None:
@@ -45,8 +41,6 @@ def end_on_sigterm() -> None:
 
 def start_dashboard(settings: Settings, address: str, port: int) -> subprocess.Popen[bytes]:
     """The dashboard's process; it is answering requests when this returns."""
-    from app.server import streamlit_command
-
     process = _start(streamlit_command(port, address), settings)
     host = f"[{address}]" if ":" in address else address
     deadline = time.monotonic() + 60

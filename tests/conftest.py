@@ -15,6 +15,8 @@ MCQA = ROOT.parent / "shared" / "data" / "mcqa"
 def pytest_collection_modifyitems(items):
     if MCQA.is_dir():
         return
+    if os.environ.get("VMOER_REQUIRE_MCQA") == "1":
+        pytest.exit(f"VMOER_REQUIRE_MCQA=1, but there are no question sets in {MCQA}", returncode=1)
     for item in items:
         if item.get_closest_marker("mcqa"):
             item.add_marker(pytest.mark.skip(reason="needs the question sets in ../shared/data/mcqa"))

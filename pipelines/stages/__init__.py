@@ -42,6 +42,7 @@ class Batch:
     payload: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, for the record of the plan step."""
         return asdict(self)
 
 

@@ -127,6 +127,7 @@ def to_table(name: str, questions: list[Question]) -> pa.Table:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Generate every split from its sources and print each file with its hash."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=DATA_FOLDER)
     parser.add_argument("--sources", type=Path, default=Path("artifacts/worldfacts-sources"), help="package cache")

@@ -180,6 +180,7 @@ def save(folder: Path, model: GraniteMoeForCausalLM, tokenizer: PreTrainedTokeni
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Train the model, save it and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=BUNDLED)
     parser.add_argument("--recipe", default="{}", help="JSON with values of the recipe to change")

@@ -54,6 +54,8 @@ UNFIT_GLOSSES = (
 
 @dataclass(frozen=True)
 class Question:
+    """One generated question with its options and the fact it asks for."""
+
     fact: str  # kind and name of what is asked about; no two splits share one
     question: str
     choices: tuple[str, ...]

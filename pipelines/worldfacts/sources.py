@@ -44,6 +44,8 @@ CONTINENTS = {
 
 @dataclass(frozen=True)
 class Country:
+    """One country as its packages describe it."""
+
     code: str
     name: str
     capital: str
@@ -58,6 +60,8 @@ class Country:
 
 @dataclass(frozen=True)
 class City:
+    """One city with its country."""
+
     geoname_id: int
     name: str
     country: str
@@ -67,6 +71,8 @@ class City:
 
 @dataclass(frozen=True)
 class Element:
+    """One chemical element."""
+
     number: int
     name: str
     symbol: str

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.server import MAIN
+from pipelines.dashboard import MAIN
 from tests.store.factory import make_store, run_id
 
 PAGES = ["overview", "layers", "calibration", "ood", "compare"]

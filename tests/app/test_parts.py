@@ -19,8 +19,9 @@ from app import runs as run_names
 from app.components.format import interval, is_percent, number
 from app.components.text import plain
 from app.components.tokens import strip_html, visible
-from app.server import MAIN, PortError, check_port_free, streamlit_command
 from app.settings import Settings, SettingsError
+from pipelines.dashboard import MAIN, check_port_free, streamlit_command
+from pipelines.errors import ServeError
 
 RUNS = pd.DataFrame(
     [
@@ -60,18 +61,18 @@ def test_a_port_in_use_is_refused_with_the_way_out() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(PortError, match="--port"):
+        with pytest.raises(ServeError, match="--port"):
             check_port_free(port)
     check_port_free(port)
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
 def test_a_port_that_does_not_exist_is_refused(port: int) -> None:
-    with pytest.raises(PortError, match="65535"):
+    with pytest.raises(ServeError, match="65535"):
         check_port_free(port)
 
 
-@pytest.mark.parametrize("module", ["app.server", "app.data", "app.charts.layers", "app.components.page"])
+@pytest.mark.parametrize("module", ["app.exports", "app.data", "app.charts.layers", "app.components.page"])
 def test_the_dashboard_never_imports_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
     root = MAIN.parents[1]

@@ -162,7 +162,6 @@ def test_hub_rows_with_an_answer_key_get_an_index() -> None:
 
 
 @pytest.mark.mcqa
-@pytest.mark.skipif(not MCQA.is_dir(), reason="the real question sets are not beside this checkout")
 def test_every_real_question_set_loads() -> None:
     counts = {file.stem: len(load_questions(DataSource(path=str(file))).questions) for file in MCQA.glob("*.parquet")}
     assert counts["sciq_test"] == 998

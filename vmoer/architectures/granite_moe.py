@@ -19,6 +19,8 @@ from vmoer.architectures.base import (
 
 
 class GraniteMoe(Architecture):
+    """The router sits at ``block_sparse_moe.router``; its tuple is (logits, weights, indices)."""
+
     classes = ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM")
 
     def backbone(self, model: nn.Module) -> nn.Module:

@@ -9,6 +9,8 @@ from vmoer.routers.base import BayesianRouter, Posterior
 
 
 class PointMass(Posterior):
+    """All mass on the native logits: every draw is the mean, variance and KL do not apply."""
+
     stochastic = False
 
     def draw(self, samples: int, noise: TokenNoise) -> Tensor:
