@@ -7,6 +7,7 @@ every process; workers (:mod:`pipelines.worker`) pick jobs up from their device'
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,9 @@ _STATUS = {
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
 }
 ENDED = ("finished", "failed", "cancelled")
+
+#: job servers whose tables this process knows to be there
+_MIGRATED: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,12 @@ def connect(settings: Settings) -> Iterator[DBOSClient]:
     from dbos import DBOS, DBOSClient
 
     url = settings.database_url
+    logging.getLogger("dbos").setLevel(logging.CRITICAL)  # what goes wrong is raised, and said once
     try:
-        if not _exists(settings):
+        if not _exists(settings) or (settings.jobs_url and url not in _MIGRATED):
             settings.home.mkdir(parents=True, exist_ok=True)
             DBOS.migrate(url)
+            _MIGRATED.add(url)
         client = DBOSClient(system_database_url=url, serializer=serializer(), retry_connection_errors=False)
     except OSError as error:
         raise JobError(f"cannot use the data folder {settings.home}: {error.strerror}") from None

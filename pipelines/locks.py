@@ -1,7 +1,9 @@
 """One worker per device: an operating-system lock on a file, held for the life of the process.
 
 The kernel drops the lock when its holder dies, however it dies, so liveness needs no clock and no heartbeat: a job is
-*lost* when it is marked running and the executor that runs it no longer holds its device.
+*lost* when it is marked running and the executor that runs it no longer holds its device. Machines that share a data
+folder see each other's locks where its file system carries them (NFS 4 does, and drops those of a dead machine when
+their lease ends); each machine's name is part of its locks'.
 """
 
 from __future__ import annotations
@@ -17,16 +19,17 @@ from typing import Any
 from pipelines.errors import DeviceBusyError
 
 
-def lock_path(home: Path, device: str) -> Path:
-    """File that stands for a device in a data folder."""
-    return home / "workers" / f"{re.sub(r'[^a-z0-9]+', '-', device.lower())}.lock"
+def lock_path(home: Path, device: str, machine: str = "") -> Path:
+    """File that stands for a device of a machine in a data folder."""
+    parts = [re.sub(r"[^a-z0-9]+", "-", part.lower()) for part in (machine, device) if part]
+    return home / "workers" / f"{'.'.join(parts)}.lock"
 
 
 class DeviceLock:
     """Holds a device until :meth:`release` or the end of the process; a second holder is refused with a sentence."""
 
-    def __init__(self, home: Path, device: str, executor: str) -> None:
-        path = lock_path(home, device)
+    def __init__(self, home: Path, device: str, executor: str, machine: str = "") -> None:
+        path = lock_path(home, device, machine)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         for attempt in range(5):  # a client that looks takes the lock for an instant
@@ -54,7 +57,7 @@ class DeviceLock:
 
 
 def live_executors(home: Path) -> dict[str, str]:
-    """Executor name → device file stem, for every worker process alive now on this data folder."""
+    """Executor name → stem of its lock file, for every worker process alive now on this data folder."""
     alive = {}
     for path in sorted((home / "workers").glob("*.lock")):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ class Settings:
     home: Path = Path("vmoer-data")
     cache: Path = Path("~/.cache/vmoer")
     jobs_url: str = ""
+    machine: str = ""
     device: str = "auto"
     address: str = "127.0.0.1"
     port: int = 8501
@@ -31,6 +33,11 @@ class Settings:
         return self.jobs_url or f"sqlite:///{self.home / 'jobs.sqlite'}"
 
     @property
+    def machine_name(self) -> str:
+        """What tells this machine's workers from those of others; empty while the jobs live in the data folder."""
+        return self.machine or (platform.node() if self.jobs_url else "")
+
+    @property
     def logs(self) -> Path:
         return self.home / "logs"
 
@@ -39,6 +46,7 @@ DOCS: dict[str, tuple[str, str]] = {
     "home": ("VMOER_HOME", "data folder: shards, run manifests, generations, jobs, logs"),
     "cache": ("VMOER_CACHE", "built and converted models"),
     "jobs_url": ("VMOER_JOBS_URL", "database of the job state; empty means SQLite in the data folder"),
+    "machine": ("VMOER_MACHINE", "this machine among those that share a job database; empty means its host name"),
     "device": ("VMOER_DEVICE", "auto, cpu, mps, cuda or cuda:N"),
     "address": ("VMOER_ADDRESS", "address the dashboard binds to"),
     "port": ("VMOER_PORT", "port of the dashboard"),

@@ -1,7 +1,8 @@
 """The process that computes jobs: one per device, with an identity that survives restarts, so that it finds its jobs.
 
 ``run_worker`` serves a device's queue until it is told to stop; ``run_foreground`` computes one job in this process
-and returns. Both hold the device's lock; a job left by a process that died is taken over by the next worker.
+and returns. Both hold the device's lock; a job left by a process that died is taken over by the next worker that
+starts, or by one that is running, on whatever machine.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import Any
 from dbos import DBOS, DBOSConfig
 
 from pipelines import engine, jobs
-from pipelines.errors import PipelineError
+from pipelines.errors import JobError, PipelineError
 from pipelines.locks import DeviceLock, live_executors, lock_path
 from pipelines.settings import Settings
 from pipelines.spec import Spec
 
 _SHUTDOWN_SECONDS = 30.0
+_ADOPT_SECONDS = 5.0
 
 
 def detect_device(wanted: str) -> str:
@@ -39,8 +41,9 @@ def detect_device(wanted: str) -> str:
 
 
 def is_served(settings: Settings, device: str) -> bool:
-    """Whether a live worker holds this device in the data folder."""
-    return lock_path(settings.home, device).stem in live_executors(settings.home).values()
+    """Whether a live worker holds this device of this machine in the data folder."""
+    lock = lock_path(settings.home, device, settings.machine_name)
+    return lock.stem in live_executors(settings.home).values()
 
 
 @contextmanager
@@ -76,16 +79,17 @@ def run_worker(settings: Settings, device: str, say: Callable[[str], None]) -> N
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    executor = f"worker-{lock_path(settings.home, name).stem}"
+    executor = f"worker-{lock_path(settings.home, name, settings.machine_name).stem}"
     engine.configure(replace(settings, device=name))
-    lock = DeviceLock(settings.home, name, executor)
+    lock = DeviceLock(settings.home, name, executor, settings.machine_name)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     with _launched(settings, executor, [jobs.queue_name(name), jobs.queue_name()]):
         for job_id in _adopt(settings, executor, name):
             say(f"taking over job {job_id}")
         say(f"worker ready on {name}, data folder {settings.home}")
-        stop.wait()
+        while not stop.wait(_ADOPT_SECONDS):
+            _look_after_others(settings, executor, name, say)
         say("stopping after the step in flight")
         engine.STEP_LOCK.acquire(timeout=_SHUTDOWN_SECONDS)
         lock.release()
@@ -103,6 +107,18 @@ def _adopt(settings: Settings, executor: str, device: str) -> list[str]:
     return taken
 
 
+def _look_after_others(settings: Settings, executor: str, device: str, say: Callable[[str], None]) -> None:
+    """Adopt what was lost since; one worker does it for all, so that no job is queued twice."""
+    workers = [name for name in live_executors(settings.home) if name.startswith("worker-")]
+    if workers and executor != min(workers):
+        return
+    try:
+        for job_id in _adopt(settings, executor, device):
+            say(f"taking over job {job_id}")
+    except JobError as error:
+        say(f"cannot look for lost jobs: {error}")
+
+
 def run_foreground(
     spec: Spec,
     folders: Sequence[str],
@@ -115,7 +131,7 @@ def run_foreground(
     engine.configure(replace(settings, device=name))
     executor = f"foreground-{os.getpid()}-{secrets.token_hex(4)}"
     queue = f"{executor}-queue"
-    lock = DeviceLock(settings.home, name, executor)
+    lock = DeviceLock(settings.home, name, executor, settings.machine_name)
     try:
         earlier = jobs.unfinished(spec.experiment, settings)
         if earlier is not None:
