@@ -19,6 +19,7 @@ _PUBLIC = {
     "Recorder": "vmoer.recorder",
     "RoutingTrace": "vmoer.trace",
     "VmoerError": "vmoer.errors",
+    "attribute": "vmoer.attribution",
 }
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Recorder",
     "RoutingTrace",
     "VmoerError",
+    "attribute",
     "bayesianize",
     "load_model",
     "load_routers",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from vmoer.attribution import attribute
     from vmoer.checkpoint import load_routers
     from vmoer.errors import VmoerError
     from vmoer.handle import Handle, bayesianize

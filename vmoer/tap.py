@@ -41,12 +41,17 @@ class Frame:
 
 @dataclass
 class Mode:
-    """How a forward pass routes. ``samples=None`` is one draw per token, of sample number ``sample_ids`` per row."""
+    """How a forward pass routes. ``samples=None`` is one draw per token, of sample number ``sample_ids`` per row.
+
+    With ``common`` the draws depend on a token's position alone and not on what the prompt says, so that two prompts
+    that differ in a word differ by that word and not by luck.
+    """
 
     samples: int | None
     seed: int
     sample_ids: Tensor | None = None
     stream: int = 0
+    common: bool = False
 
 
 Sink = Callable[[RouterSite, Decision, Frame], None]
@@ -219,7 +224,7 @@ class Tap:
 
     def noise(self, site: RouterSite, frame: Frame, mode: Mode) -> TokenNoise:
         """Noise of one router call: keyed by seed, stream, layer, token and (per row) sample number."""
-        keys = frame.keys
+        keys = mix(frame.position + 1) if mode.common else frame.keys
         if mode.samples is None:
             ids = keys.new_zeros(1) if mode.sample_ids is None else mode.sample_ids.to(keys.device).long()
             keys = mix(keys + mix(ids + 1)[:, None])
