@@ -27,4 +27,4 @@ VOLUME /data
 EXPOSE 8501
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=4)"]
-CMD ["vmoer", "demo", "--host", "0.0.0.0", "--insecure"]
+CMD ["vmoer", "demo", "--address", "0.0.0.0", "--insecure"]

@@ -17,10 +17,10 @@ FIRST, SECOND = "demo-worldfacts.yaml", "demo-smollm2.yaml"
 _SHOWN = ("accuracy", "ece", "ece_ts", "nll", "auroc")
 
 
-def run_demo(settings: Settings, *, serve_pages: bool, port: int, as_json: bool) -> int:
+def run_demo(settings: Settings, *, serve_pages: bool, address: str, port: int, insecure: bool, as_json: bool) -> int:
     """Exit code of the demo; with ``serve_pages`` it ends with Ctrl-C, else when both models are evaluated."""
     if serve_pages:
-        serve.check_address(settings.address, port, insecure=False)
+        serve.check_address(address, port, insecure)
     _compute(FIRST, settings, as_json)
     if not serve_pages:
         _compute(SECOND, settings, as_json)
@@ -32,8 +32,8 @@ def run_demo(settings: Settings, *, serve_pages: bool, port: int, as_json: bool)
     try:
         worker = serve.start_worker(settings, settings.device)
         processes += [worker] if worker is not None else []
-        processes.append(serve.start_dashboard(settings, settings.address, port))
-        console.say(f"dashboard on http://{settings.address}:{port} (Ctrl-C stops it)")
+        processes.append(serve.start_dashboard(settings, address, port))
+        console.say(f"dashboard on http://{address}:{port} (Ctrl-C stops it)")
         job_id = jobs.submit(_spec(SECOND, settings), settings=settings)
         console.say(f"smollm2-moe is built and evaluated as job {job_id}; the Jobs page and `vmoer jobs list` show it")
         return serve.wait(processes, console.say)

@@ -16,12 +16,16 @@ from pipelines.settings import load_settings
 def demo(
     serve: Annotated[bool, typer.Option(help="Show the dashboard; --no-serve does everything here and exits.")] = True,
     port: Port = 8501,
+    address: Address = "127.0.0.1",
+    insecure: Insecure = False,
     json_: Json = False,
 ) -> None:
     """Evaluate the two bundled models and show the results; a second start reuses what is finished."""
     from pipelines.demo import run_demo
 
-    raise typer.Exit(run_demo(load_settings(), serve_pages=serve, port=port, as_json=json_))
+    settings = load_settings()
+    code = run_demo(settings, serve_pages=serve, address=address, port=port, insecure=insecure, as_json=json_)
+    raise typer.Exit(code)
 
 
 @app.command()
