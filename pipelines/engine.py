@@ -7,6 +7,7 @@ on behind the last complete shard and ends with the same tables.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import traceback
@@ -27,9 +28,10 @@ from pipelines.settings import Settings
 from pipelines.spec import parse_spec
 from pipelines.stages import Batch
 from store.errors import StoreError
-from store.publish import publish
+from store.publish import publish, refuse_newer
 from store.shards import check_info, check_pages, list_shards, shard_name, write_shard
 from vmoer.errors import VmoerError
+from vmoer.routers.base import routers
 
 #: held while a step computes or writes, so that a polite shutdown can wait for the step in flight
 STEP_LOCK = threading.Lock()
@@ -121,9 +123,11 @@ class _Experiment:
         return {"run_ids": [run.run_id for run in runs], "reused": plan["finished"]}
 
     def end(self, status: str, reason: str | None) -> None:
-        """Leave the run that was being computed in a state that says what happened."""
+        """Leave the run that was being computed in a state that says what happened, and let readers see it."""
         if self.current is not None:
             end_run(self.home, self.current.run_id, status, reason)
+            with STEP_LOCK, contextlib.suppress(StoreError, OSError):  # what ended the job may also stop this
+                publish(self.home)
 
     def _step(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
         def guarded() -> Any:
@@ -137,6 +141,10 @@ class _Experiment:
         context = self.context
         self.stage = "plan"
         self.progress.say("plan", "reading the question sets")
+        # refused before anything is computed or written
+        refuse_newer(self.home)
+        for method in context.spec.methods:
+            routers.get(method)
         runs = context.spec.runs()
         done = [run.run_id for run in runs if finished(context, run)]
         batches: dict[str, dict[str, list[dict[str, Any]]]] = {}

@@ -16,7 +16,7 @@ import pyarrow as pa
 from store import engine, files, layout, schema, shards, summaries, typed
 from store.catalog import list_manifests, read_manifest, write_manifest
 from store.errors import CorruptShardError, StoreError
-from store.publish import listed_shards, publish, shard_paths
+from store.publish import listed_shards, publish, refuse_newer, shard_paths
 
 ROWS_PER_SHARD = 1_000_000
 GRACE_SECONDS = 600.0
@@ -40,6 +40,7 @@ def compact(
     Rows stay the same, sorted by their key. The replaced shards stay on the disk while a generation on it still lists
     them, so that open readers go on reading.
     """
+    refuse_newer(home)
     manifests = [read_manifest(home, run_id)] if run_id is not None else list_manifests(home)
     merged = written = 0
     for manifest in manifests:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -82,6 +83,14 @@ def current_number(home: layout.Home) -> int | None:
     if number is None:
         raise CorruptStoreError(f"the file CURRENT in {home} names no generation: publish again to write a new one")
     return number
+
+
+def refuse_newer(home: layout.Home) -> None:
+    """Nothing; raises ``NewerSchemaError`` when a newer version published last, before anything is written."""
+    number = current_number(home)
+    if number is not None:
+        with engine.connect(threads=1) as connection, contextlib.suppress(MissingStoreError, CorruptStoreError):
+            engine.attach_generation(connection, layout.generation_path(home, number))
 
 
 def shard_paths(home: layout.Home, manifest: RunManifest) -> dict[str, list[Path]]:
