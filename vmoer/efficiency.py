@@ -14,15 +14,25 @@ from typing import Any
 from vmoer.errors import UnknownNameError
 from vmoer.registry import unknown_name
 
+#: members of an ensemble unless the router says otherwise, columns of a low-rank covariance likewise
+_MEMBERS, _RANK = 4, 8
+
 
 @dataclass(frozen=True)
 class HeadSize:
-    """Sizes that decide the cost of one head: hidden H, experts E, trunk D, samples S."""
+    """Sizes that decide the cost of one head: hidden H, experts E, trunk D, samples S, rank r, members M."""
 
     hidden: int
     experts: int
     trunk: int
     samples: int
+    rank: int = _RANK
+    members: int = _MEMBERS
+
+    @property
+    def weight(self) -> int:
+        """Entries of a router weight, H·E: also the MACs of one product with it."""
+        return self.hidden * self.experts
 
     @property
     def triangle(self) -> int:
@@ -30,25 +40,37 @@ class HeadSize:
         return self.experts * (self.experts + 1) // 2
 
 
-#: method → (parameters, MACs beyond the parameters' own product with each token)
+def _low_rank(size: HeadSize) -> int:
+    """Parameters of ``fcvr-lowrank``: trunk, mean, diagonal and r columns."""
+    return size.trunk * (size.hidden + size.experts * (2 + size.rank))
+
+
+#: method → (trainable parameters, MACs per token of one in-router head)
 _COSTS: dict[str, tuple[Callable[[HeadSize], int], Callable[[HeadSize], int]]] = {
     "deterministic": (lambda s: 0, lambda s: 0),
     "temperature": (lambda s: 0, lambda s: s.experts),
     "mfvr": (
-        lambda s: s.hidden * s.experts + s.hidden * s.trunk + s.trunk * s.experts,
-        lambda s: s.samples * s.experts,
+        lambda s: s.weight + s.trunk * (s.hidden + s.experts),
+        lambda s: s.weight + s.trunk * (s.hidden + s.experts) + s.samples * s.experts,
     ),
     "fcvr": (
-        lambda s: s.hidden * s.trunk + s.trunk * s.experts + s.trunk * s.triangle,
-        lambda s: s.samples * s.experts**2,
+        lambda s: s.trunk * (s.hidden + s.experts + s.triangle),
+        lambda s: s.trunk * (s.hidden + s.experts + s.triangle) + s.samples * s.experts**2,
     ),
+    "fcvr-lowrank": (_low_rank, lambda s: _low_rank(s) + s.samples * s.experts * (s.rank + 1)),
 }
 
+#: trunk width of a method as a fraction of the hidden size, 1/4 unless listed
+_TRUNK = {"fcvr-lowrank": 8}
 
-def head_size(config: Any, samples: int = 35, trunk_width: int | None = None) -> HeadSize:
-    """Sizes of a head on the model of a Hugging Face ``config``; the trunk is H/4 unless given."""
-    hidden = config.hidden_size
-    return HeadSize(hidden, config.num_local_experts, trunk_width or max(hidden // 4, 1), samples)
+
+def head_size(
+    config: Any, samples: int = 35, trunk_width: int | None = None, method: str = "fcvr", **sizes: int
+) -> HeadSize:
+    """Sizes of a head of ``method`` on the model of a Hugging Face ``config``, its default trunk unless given."""
+    hidden, experts = config.hidden_size, config.num_local_experts
+    trunk = trunk_width or max(hidden // _TRUNK.get(method, 4), 1)
+    return HeadSize(hidden, experts, trunk, samples, **{"rank": min(_RANK, experts), **sizes})
 
 
 def extra_parameters(method: str, size: HeadSize) -> int:
@@ -58,8 +80,7 @@ def extra_parameters(method: str, size: HeadSize) -> int:
 
 def extra_macs(method: str, size: HeadSize) -> int:
     """MACs per token that one in-router head adds to its layer (S = 1 for a single draw)."""
-    parameters, sampling = _cost(method)
-    return parameters(size) + sampling(size)
+    return _cost(method)[1](size)
 
 
 def layer_macs(config: Any) -> int:
@@ -78,13 +99,13 @@ def model_macs(config: Any) -> int:
 
 def extra_share(config: Any, method: str, layers: int, samples: int = 35) -> float:
     """MACs added by ``layers`` in-router heads as a fraction of the deterministic model's."""
-    return layers * extra_macs(method, head_size(config, samples)) / model_macs(config)
+    return layers * extra_macs(method, head_size(config, samples, method=method)) / model_macs(config)
 
 
 def predictive_ratio(config: Any, method: str, layers: list[int], samples: int = 35) -> float:
     """MACs of the predictive estimator ÷ the deterministic model's: layers from the first router up run S times."""
     below = min(layers) * layer_macs(config)
-    heads = len(layers) * extra_macs(method, head_size(config, samples=1))
+    heads = len(layers) * extra_macs(method, head_size(config, samples=1, method=method))
     return (below + samples * (model_macs(config) - below + heads)) / model_macs(config)
 
 

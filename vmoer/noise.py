@@ -2,7 +2,8 @@
 
 A draw is a pure function of (seed, stream, layer, token key, sample, expert). So batch order, padding and batch size
 cannot change a result, the global generators of torch are never read or advanced, and a recomputed forward pass
-(gradient checkpointing) meets the same noise again. The mixing function is the finaliser of SplitMix64
+(gradient checkpointing) meets the same noise again. Draws of *weights* leave the token key out: all tokens of a router
+meet the same weights in sample s. The mixing function is the finaliser of SplitMix64
 (Steele, Lea & Flood 2014), evaluated with wrapping 64-bit integer arithmetic on the tensor's own device.
 """
 
@@ -58,15 +59,36 @@ def prefix_keys(token_ids: Tensor, positions: Tensor, mask: Tensor, running: Ten
     return total if running is None else total + running[:, None]
 
 
+#: entries of a mask per hash, and the steps in which its probability is expressed
+_LANES, _STEPS = 4, 1 << 16
+
+
 @dataclass(frozen=True)
 class TokenNoise:
-    """Random numbers for the tokens of one router call; ``keys`` is ``[tokens]`` int64."""
+    """Random numbers for the tokens of one router call; ``keys`` is ``[tokens]`` int64.
+
+    ``router`` is the key of the call without its tokens (seed, stream, layer). ``sample`` is ``[tokens]``: the number
+    of the one draw each token takes; ``None`` where all tokens take draws 0, 1, 2, …
+    """
 
     keys: Tensor
+    router: int = 0
+    sample: Tensor | None = None
 
     def chunk(self, start: int, stop: int) -> TokenNoise:
         """The same noise for tokens ``start`` to ``stop``."""
-        return TokenNoise(self.keys[start:stop])
+        return TokenNoise(self.keys[start:stop], self.router, None if self.sample is None else self.sample[start:stop])
+
+    def shared(self, numbers: Tensor) -> TokenNoise:
+        """Noise common to all tokens of the router: one key for each sample number in ``numbers`` (int64)."""
+        return TokenNoise(mix(mix(numbers + 1) ^ self.router))
+
+    def keep(self, samples: int, width: int, rate: float) -> Tensor:
+        """Mask ``[samples, tokens, width]``, False with probability ``rate`` (to 2⁻¹⁶); a hash serves four entries."""
+        words = -(-width // _LANES)
+        index = torch.arange(samples * words, device=self.keys.device, dtype=torch.int64)
+        bits = mix(self.keys.view(1, -1, 1) + index.view(samples, 1, words) * _GOLDEN)
+        return bits.view(torch.int16)[..., :width] >= round(rate * _STEPS) - _STEPS // 2
 
     def uniform(self, samples: int, width: int) -> Tensor:
         """Uniform draws in the open interval (0, 1), ``[samples, tokens, width]`` float32."""

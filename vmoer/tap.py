@@ -224,11 +224,13 @@ class Tap:
 
     def noise(self, site: RouterSite, frame: Frame, mode: Mode) -> TokenNoise:
         """Noise of one router call: keyed by seed, stream, layer, token and (per row) sample number."""
-        keys = mix(frame.position + 1) if mode.common else frame.keys
+        keys, sample = mix(frame.position + 1) if mode.common else frame.keys, None
         if mode.samples is None:
             ids = keys.new_zeros(1) if mode.sample_ids is None else mode.sample_ids.to(keys.device).long()
+            sample = ids[:, None].expand_as(keys).reshape(-1)
             keys = mix(keys + mix(ids + 1)[:, None])
-        return TokenNoise(mix(keys.reshape(-1) ^ mix_int(mode.seed, mode.stream, site.layer)))
+        router = mix_int(mode.seed, mode.stream, site.layer)
+        return TokenNoise(mix(keys.reshape(-1) ^ router), router, sample)
 
     @contextmanager
     def using(self, **changes: Any) -> Iterator[None]:

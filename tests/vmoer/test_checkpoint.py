@@ -42,7 +42,7 @@ def edit_tensors(folder, change):
 def test_only_two_files_are_written_and_they_explain_themselves(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["routers.json", "routers.safetensors"]
     config = json.loads((folder / "routers.json").read_text())
-    assert config["options"] == {"prior_std": 0.8, "trunk_width": 8}
+    assert config["options"] == {"prior_std": 0.8, "trunk_width": 8, "trunk": "shared"}
     assert config["layers"] == [0, 2]
 
 
@@ -51,6 +51,18 @@ def test_saving_twice_writes_the_same_bytes(model, tmp_path):
         first = {path.name: path.read_bytes() for path in handle.save(tmp_path / "a").iterdir()}
         second = {path.name: path.read_bytes() for path in handle.save(tmp_path / "b").iterdir()}
     assert first == second
+
+
+@pytest.mark.parametrize("method", ["fcvr", "mfvr"])
+def test_a_checkpoint_from_before_the_choice_of_trunk_loads_as_it_was(model, method, tmp_path):
+    with bayesianize(model, method, samples=2) as handle:
+        folder = handle.save(tmp_path)
+        expected = {name: tensor.clone() for name, tensor in handle.routers.state_dict().items()}
+    edit(folder, lambda config: config["options"].pop("trunk"))
+    with vmoer.load_routers(model, folder) as handle:
+        found = handle.routers.state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_overrides_win_over_what_was_saved(model, folder):

@@ -34,16 +34,20 @@ def test_granite_3b_figures():
     assert 10 * efficiency.extra_parameters("fcvr", size) == pytest.approx(9.2e6, rel=0.01)
 
 
+def test_low_rank_keeps_ten_layers_under_half_a_percent():
+    assert 100 * efficiency.extra_share(GRANITE_3B, "fcvr-lowrank", 10) == pytest.approx(0.435, abs=0.001)
+
+
 @pytest.mark.parametrize("method", routers.names())
 def test_parameters_are_those_of_the_router(method):
     model = tiny_model()
     with bayesianize(model, method) as handle:
         expected = sum(parameter.numel() for parameter in handle.head(0).parameters())
-    assert efficiency.extra_parameters(method, efficiency.head_size(model.config)) == expected
+    assert efficiency.extra_parameters(method, efficiency.head_size(model.config, method=method)) == expected
 
 
 @pytest.mark.parametrize("family", ["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"])
-@pytest.mark.parametrize("method", ["deterministic", "mfvr", "fcvr"])
+@pytest.mark.parametrize("method", ["deterministic", "mfvr", "fcvr", "fcvr-lowrank"])
 def test_macs_are_those_a_counter_counts(family, method):
     model = tiny_model(family)
     model.set_experts_implementation("grouped_mm")
@@ -54,8 +58,8 @@ def test_macs_are_those_a_counter_counts(family, method):
     with bayesianize(model, method, samples=samples), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(**batch)
     counted = counter.get_total_flops() / 2 / tokens
-    size = efficiency.head_size(config, samples)
-    elementwise = samples * config.num_local_experts if method == "mfvr" else 0  # no matrix product
+    size = efficiency.head_size(config, samples, method=method)
+    elementwise = samples * config.num_local_experts if method in ("mfvr", "fcvr-lowrank") else 0  # no matrix product
     extra = config.num_hidden_layers * (efficiency.extra_macs(method, size) - elementwise)
     experts = config.num_hidden_layers * 3 * config.hidden_size * config.num_experts_per_tok * config.intermediate_size
     expected = efficiency.model_macs(config) + extra + scores
@@ -71,5 +75,5 @@ def test_predictive_runs_the_upper_layers_once_per_sample():
 
 
 def test_a_method_without_a_formula_is_said():
-    with pytest.raises(UnknownNameError, match="method with a cost formula 'swagr'"):
-        efficiency.extra_macs("swagr", efficiency.head_size(GRANITE_3B))
+    with pytest.raises(UnknownNameError, match="method with a cost formula 'svgd'"):
+        efficiency.extra_macs("svgd", efficiency.head_size(GRANITE_3B))

@@ -112,6 +112,13 @@ def linear(rows: int, columns: int, generator: torch.Generator, std: float | Non
     return layer
 
 
+def positive(name: str, value: float) -> float:
+    """``value`` as a float, or a sentence that the option ``name`` must be positive and finite."""
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive, not {value}.")
+    return float(value)
+
+
 routers: Registry[BayesianRouter] = Registry(
     "method",
     "vmoer.routers",
@@ -120,5 +127,6 @@ routers: Registry[BayesianRouter] = Registry(
         "temperature": "vmoer.routers.temperature:TemperatureRouter",
         "mfvr": "vmoer.routers.mfvr:MeanFieldRouter",
         "fcvr": "vmoer.routers.fcvr:FullCovarianceRouter",
+        "fcvr-lowrank": "vmoer.routers.lowrank:LowRankRouter",
     },
 )

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vmoer.noise import TokenNoise
-from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear
-from vmoer.routers.mfvr import bounded
+from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive
+from vmoer.routers.mfvr import bounded, check_trunk
 
 
 @dataclass
@@ -45,7 +45,10 @@ class CholeskyGaussian(Posterior):
 
 
 class FullCovarianceRouter(BayesianRouter):
-    """A shared trunk H → H/4 (ReLU) feeds the residual mean (zero at the start) and the Cholesky factor (τ I)."""
+    """A trunk H → H/4 (ReLU) feeds the Cholesky factor (τ I at the start) and, when shared, the residual mean (zero).
+
+    With ``trunk="separate"`` (thesis) the mean is a linear map of the router's input.
+    """
 
     method = "fcvr"
 
@@ -56,24 +59,23 @@ class FullCovarianceRouter(BayesianRouter):
         generator: torch.Generator,
         prior_std: float = 0.5,
         trunk_width: int | None = None,
+        trunk: str = "shared",
         **common: Any,
     ) -> None:
         super().__init__(shape, generator=generator, **common)
-        if not prior_std > 0:
-            raise ValueError(f"prior_std must be positive, not {prior_std}.")
-        self.prior_std = float(prior_std)
-        self.trunk_width = max(shape.hidden_size // 4, 1) if trunk_width is None else trunk_width
-        if self.trunk_width < 1:
-            raise ValueError(f"trunk_width must be 1 or more, not {trunk_width}.")
+        self.prior_std = positive("prior_std", prior_std)
+        self.trunk_width = check_trunk(trunk, trunk_width, max(shape.hidden_size // 4, 1))
+        self.trunk_kind = trunk
         experts = shape.n_experts
+        mean_width = self.trunk_width if trunk == "shared" else shape.hidden_size
         self.trunk = linear(self.trunk_width, shape.hidden_size, generator)
-        self.mean_head = linear(experts, self.trunk_width, generator, std=0.0)
+        self.mean_head = linear(experts, mean_width, generator, std=0.0)
         self.cholesky_head = linear(experts * (experts + 1) // 2, self.trunk_width, generator, std=1e-3)
 
     def posterior(self, hidden: Tensor, base_logits: Tensor) -> CholeskyGaussian:
         prior_std = self.logit_scale * self.prior_std
         features = torch.relu(self.trunk(hidden))
-        residual = self.logit_scale * self.mean_head(features)
+        residual = self.logit_scale * self.mean_head(features if self.trunk_kind == "shared" else hidden)
         cholesky = prior_std * self._triangle(self.cholesky_head(features))
         return CholeskyGaussian(base_logits + residual, residual, cholesky, prior_std, self.noise_scale)
 
@@ -86,4 +88,4 @@ class FullCovarianceRouter(BayesianRouter):
         return factor
 
     def options(self) -> dict[str, Any]:
-        return {"prior_std": self.prior_std, "trunk_width": self.trunk_width}
+        return {"prior_std": self.prior_std, "trunk_width": self.trunk_width, "trunk": self.trunk_kind}

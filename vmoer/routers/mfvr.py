@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vmoer.noise import TokenNoise
-from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear
+from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive
 
 #: bounds of log σ relative to the prior's: σ stays within a factor e⁴ of it, so exp can neither overflow nor vanish
 LOG_STD_LIMIT = 4.0
@@ -42,7 +42,10 @@ class DiagonalGaussian(Posterior):
 
 
 class MeanFieldRouter(BayesianRouter):
-    """Residual mean: one linear map, zero at the start. log σ: H → H/4 → E with ReLU; σ = prior std at the start."""
+    """Residual mean: linear, zero at the start. log σ: trunk H → H/4 (ReLU) → E; σ = prior std at the start.
+
+    The mean reads the router's input (``trunk="separate"``) or the trunk's features (``"shared"``).
+    """
 
     method = "mfvr"
 
@@ -53,29 +56,38 @@ class MeanFieldRouter(BayesianRouter):
         generator: torch.Generator,
         prior_std: float = 0.5,
         trunk_width: int | None = None,
+        trunk: str = "separate",
         **common: Any,
     ) -> None:
         super().__init__(shape, generator=generator, **common)
-        if not prior_std > 0:
-            raise ValueError(f"prior_std must be positive, not {prior_std}.")
-        self.prior_std = float(prior_std)
-        self.trunk_width = max(shape.hidden_size // 4, 1) if trunk_width is None else trunk_width
-        if self.trunk_width < 1:
-            raise ValueError(f"trunk_width must be 1 or more, not {trunk_width}.")
-        self.mean_head = linear(shape.n_experts, shape.hidden_size, generator, std=0.0)
+        self.prior_std = positive("prior_std", prior_std)
+        self.trunk_width = check_trunk(trunk, trunk_width, max(shape.hidden_size // 4, 1))
+        self.trunk_kind = trunk
+        mean_width = self.trunk_width if trunk == "shared" else shape.hidden_size
+        self.mean_head = linear(shape.n_experts, mean_width, generator, std=0.0)
         self.trunk = linear(self.trunk_width, shape.hidden_size, generator)
         self.log_std_head = linear(shape.n_experts, self.trunk_width, generator, std=1e-3)
 
     def posterior(self, hidden: Tensor, base_logits: Tensor) -> DiagonalGaussian:
         prior_std = self.logit_scale * self.prior_std
-        residual = self.logit_scale * self.mean_head(hidden)
-        log_std = bounded(self.log_std_head(torch.relu(self.trunk(hidden))))
+        features = torch.relu(self.trunk(hidden))
+        residual = self.logit_scale * self.mean_head(features if self.trunk_kind == "shared" else hidden)
+        log_std = bounded(self.log_std_head(features))
         return DiagonalGaussian(
             base_logits + residual, residual, prior_std * log_std.exp(), prior_std, self.noise_scale
         )
 
     def options(self) -> dict[str, Any]:
-        return {"prior_std": self.prior_std, "trunk_width": self.trunk_width}
+        return {"prior_std": self.prior_std, "trunk_width": self.trunk_width, "trunk": self.trunk_kind}
+
+
+def check_trunk(kind: str, width: int | None, default: int) -> int:
+    """The width of a trunk, ``default`` when ``None``; ``kind`` is ``shared`` or ``separate``."""
+    if kind not in ("shared", "separate"):
+        raise ValueError(f"trunk must be 'shared' or 'separate', not {kind!r}.")
+    if width is not None and width < 1:
+        raise ValueError(f"trunk_width must be 1 or more, not {width}.")
+    return default if width is None else width
 
 
 def bounded(log_std: Tensor) -> Tensor:
