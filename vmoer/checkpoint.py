@@ -59,10 +59,11 @@ def save_routers(handle: Handle, folder: str | Path, dtype: torch.dtype = torch.
         "layers": handle.layers,
         "shapes": {str(layer): handle.head(layer).shape.__dict__ for layer in handle.layers},
         "options": handle.head(handle.layers[0]).options(),
-        "native_routers_sha256": fingerprint(handle.sites),
+        "native_routers_sha256": fingerprint(handle.sites, handle.tap.shifts),
+        "adapter_sha256": handle.tap.adapter,
     }
-    _replace(target / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    _replace(target / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+    replace_file(target / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    replace_file(target / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
     return target
 
 
@@ -90,7 +91,8 @@ def load_routers(
             f"Routers in {source} belong to a {config['architecture']}, not to this {type(tap.model).__name__}."
         )
     sites = {site.layer: site for site in tap.sites}
-    native = fingerprint(site for site in tap.sites if site.layer in config["layers"])
+    check_adapter(source, config.get("adapter_sha256"), tap.adapter)
+    native = fingerprint((site for site in tap.sites if site.layer in config["layers"]), tap.shifts)
     heads: dict[int, BayesianRouter] = {}
     for layer in config["layers"]:
         site = sites.get(layer)
@@ -175,7 +177,15 @@ def _load_weights(modules: nn.ModuleDict, source: Path) -> None:
     modules.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
 
 
-def _replace(path: Path, content: bytes) -> None:
+def check_adapter(source: Path, trained_beside: str | None, applied: str | None) -> None:
+    """Refuse weights that were trained beside another adapter than the one on the model, by name."""
+    if trained_beside != applied:
+        ours, theirs = (f"adapter {sha[:12]}" if sha else "no adapter" for sha in (applied, trained_beside))
+        raise CheckpointError(f"{source} was trained beside {theirs}; this model carries {ours}.")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write ``path`` whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         file.write(content)

@@ -98,6 +98,19 @@ class Handle:
             self.tap.mode = mode
 
     @contextmanager
+    def only(self, layers: Sequence[int]) -> Iterator[None]:
+        """Inside the block just these layers route through their Bayesian routers, the others natively."""
+        heads = dict(self.tap.heads)
+        for layer in self.layers:
+            if layer not in layers:
+                del self.tap.heads[layer]
+        try:
+            yield
+        finally:
+            self.tap.heads.clear()
+            self.tap.heads.update(heads)
+
+    @contextmanager
     def one_draw(self, sample_ids: Tensor | None = None, stream: int = 0) -> Iterator[None]:
         """Inside the block each token takes one draw; ``sample_ids [batch]`` numbers the sample of each row."""
         with self.tap.using(samples=None, sample_ids=sample_ids, stream=stream):
@@ -240,15 +253,19 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def fingerprint(sites: Iterable[RouterSite]) -> dict[str, str]:
+def fingerprint(sites: Iterable[RouterSite], shifts: Mapping[int, nn.Linear] | None = None) -> dict[str, str]:
     """SHA-256 of each native router's weights, by absolute layer: which model a checkpoint belongs to.
 
-    Weights are hashed as bfloat16, so that routers trained beside a float32 model also fit the same model in bfloat16.
+    ``shifts`` are the model's fine-tuned routers (``Tap.shifts``), which make it another model. Weights are hashed as
+    bfloat16, so that routers trained beside a float32 model also fit the same model in bfloat16.
     """
     digests = {}
     for site in sites:
         digest = hashlib.sha256()
-        for name, tensor in sorted(site.router.state_dict().items()):
+        tensors = dict(site.router.state_dict())
+        if shifts and site.layer in shifts:
+            tensors["fine-tuned"] = shifts[site.layer].weight
+        for name, tensor in sorted(tensors.items()):
             digest.update(name.encode())
             rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
             digest.update(rounded.view(torch.int16).numpy().tobytes())

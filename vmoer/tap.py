@@ -69,6 +69,10 @@ class Tap:
     mode: Mode | None = None
     sinks: list[Sink] = field(default_factory=list)
     overrides: dict[int, Override] = field(default_factory=dict)
+    #: fine-tuned routers: ΔW per layer, added to the native logits in float32 (:mod:`vmoer.map_routers`)
+    shifts: dict[int, nn.Linear] = field(default_factory=dict)
+    #: SHA-256 of the adapter on the model (:mod:`vmoer.adapter`), which routers are trained beside
+    adapter: str | None = None
     frame: Frame | None = None
     running_keys: WeakKeyDictionary[Any, Tensor] = field(default_factory=WeakKeyDictionary)
     _hooks: list[Any] = field(default_factory=list)
@@ -76,7 +80,7 @@ class Tap:
 
     @property
     def in_use(self) -> bool:
-        return bool(self.heads or self.sinks or self.overrides)
+        return bool(self.heads or self.sinks or self.overrides or self.shifts)
 
     def refresh(self) -> None:
         """Install the hooks when something needs them, remove them when nothing does."""
@@ -173,7 +177,7 @@ class Tap:
         frame = self.frame
         if frame is None:
             return None
-        logits, weight, index = self.architecture.unpack(output)
+        logits, weight, index = self._base(site, hidden, output)
         if logits.shape[0] != frame.mask.numel():
             raise UnsupportedModelError(
                 f"Router {site.path} saw {logits.shape[0]} tokens in a forward pass of {frame.mask.numel()}."
@@ -190,6 +194,19 @@ class Tap:
         for sink in self.sinks:
             sink(site, decision, frame)
         return self.architecture.pack(decision.logits, decision.weight, decision.index)
+
+    def _base(self, site: RouterSite, hidden: Tensor, output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the router decides before any posterior: the native triple, or that of a fine-tuned router."""
+        logits, weight, index = self.architecture.unpack(output)
+        shift = self.shifts.get(site.layer)
+        if shift is None:
+            return logits, weight, index
+        if shift.weight.device != hidden.device:
+            shift.to(hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            tuned = logits.float() + shift(hidden.reshape(-1, hidden.shape[-1]).float())
+            index = self.architecture.select(site, tuned)
+            return tuned, self.architecture.gates(site, tuned, index).to(weight.dtype), index
 
     def _decide(
         self,
@@ -216,7 +233,7 @@ class Tap:
 
     def reroute(self, site: RouterSite, hidden: Tensor, frame: Frame) -> Decision:
         """The decision this router would take for another input ``[tokens, hidden]``, with the same noise."""
-        base = self.architecture.unpack(site.router.forward(hidden))
+        base = self._base(site, hidden, site.router.forward(hidden))
         head = self.heads.get(site.layer)
         if head is None or self.mode is None:
             return native(*base)

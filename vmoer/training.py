@@ -1,39 +1,46 @@
-"""Train Bayesian routers: L = answer cross-entropy + β Σ_layers mean over real tokens of KL(posterior ‖ prior).
+"""Train adapters, native routers and Bayesian routers: L = answer loss + β Σ_layers mean over real tokens of KL.
 
-The model stays frozen; only the routers of a :class:`~vmoer.handle.Handle` learn. The loss sees the tokens of the right
-answer and nothing else; the KL is a mean over real tokens (prompt and answer), never padding, so β means the same for
-every batch and length. One reparameterised draw per token and step, numbered by the step, so that an interrupted run
-continues with the same data order and the same noise. Model selection: answer NLL of a disjoint validation set under
-the in-router estimator.
+Only a :class:`~vmoer.learner.Learner` learns; everything else is frozen. The loss sees the tokens of the right answer
+and nothing else (or, as ``loss="choice"``, the right option among all options); the KL is a mean over real tokens
+(prompt and answer), never padding, so β means the same for every batch and length. Draws are reparameterised and
+numbered by the step, so that an interrupted run continues with the same data order and the same noise. Model selection:
+the answer NLL of a disjoint validation set.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vmoer.architectures import RouterSite
 from vmoer.decision import Decision
-from vmoer.errors import CheckpointError, VmoerError
+from vmoer.errors import VmoerError
 from vmoer.handle import Handle, evaluation
+from vmoer.learner import Learner, learner_of
 from vmoer.noise import mix_int
 from vmoer.tap import Frame
+from vmoer.training_state import PROGRESS, resume, write_state
 
-STATE, PROGRESS = "state.safetensors", "state.json"
+Loss = Literal["answer", "choice"]
+Objective = Literal["expected", "averaged"]
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Hyper-parameters; ``batch_size`` counts questions per optimiser step, split into parts of ``micro_batch``."""
+    """Hyper-parameters; ``batch_size`` counts questions per optimiser step, split into parts of ``micro_batch``.
+
+    ``draws`` routing draws per question and step. ``objective``: ``expected`` is the mean over draws of −log p(answer)
+    (the ELBO's first term); ``averaged`` is −log of the mean over draws of p(answer), which rewards a posterior whose
+    draws differ usefully. ``kl_warmup`` is the share of the steps over which β rises from 0. ``progressive`` trains one
+    layer at a time, deepest first, those below still native.
+    """
 
     beta: float = 0.01
     learning_rate: float = 1e-3
@@ -45,28 +52,36 @@ class TrainingConfig:
     clip: float = 1.0
     patience: int = 3
     evaluate_every: int = 20
+    loss: Loss = "answer"
+    objective: Objective = "expected"
+    draws: int = 1
+    kl_warmup: float = 0.0
+    progressive: bool = False
     data_seed: int = 0
     sampling_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "micro_batch", "patience", "evaluate_every"):
+        for name in ("epochs", "batch_size", "micro_batch", "patience", "evaluate_every", "draws"):
             if getattr(self, name) < 1:
                 raise VmoerError(f"Training: {name} must be 1 or more, not {getattr(self, name)}.")
-        if not self.learning_rate > 0 or not self.beta >= 0 or not 0 <= self.warmup < 1:
+        if not self.learning_rate > 0 or not self.beta >= 0 or not 0 <= self.warmup < 1 or not 0 <= self.kl_warmup <= 1:
             raise VmoerError("Training: learning_rate must be positive, beta 0 or more, warmup in [0, 1).")
+        if self.loss not in ("answer", "choice") or self.objective not in ("expected", "averaged"):
+            raise VmoerError("Training: loss is answer or choice, objective is expected or averaged.")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training text: token ids of the prompt and of its right answer."""
+    """One training text: token ids of the prompt, of its right answer, and of the wrong options (``choice`` only)."""
 
     prompt: list[int]
     answer: list[int]
+    wrong: tuple[list[int], ...] = ()
 
 
 @dataclass
 class TrainingResult:
-    """``log`` rows are ``(step, layer or −1, quantity, value)``; the routers hold the best weights seen."""
+    """``log`` rows are ``(step, layer or −1, quantity, value)``; the learner holds the best weights seen."""
 
     steps: int = 0
     best_step: int = 0
@@ -75,16 +90,23 @@ class TrainingResult:
     log: list[tuple[int, int, str, float]] = field(default_factory=list)
 
 
-def encode(tokenizer: Any, prompts: Sequence[str], answers: Sequence[str]) -> list[Example]:
-    """Token ids of prompts and their right answers (answer texts carry their own leading space)."""
+def encode(
+    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], wrong: Sequence[Sequence[str]] | None = None
+) -> list[Example]:
+    """Token ids of prompts, their right answers and wrong options (texts carry their own leading space)."""
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    others: Sequence[Sequence[str]] = wrong if wrong is not None else [()] * len(prompts)
     return [
-        Example(tokenizer(prompt)["input_ids"], tokenizer(answer, add_special_tokens=False)["input_ids"])
-        for prompt, answer in zip(prompts, answers, strict=True)
+        Example(tokenizer(prompt)["input_ids"], ids(answer), tuple(map(ids, texts)))
+        for prompt, answer, texts in zip(prompts, answers, others, strict=True)
     ]
 
 
 def train(
-    handle: Handle,
+    subject: Handle | Learner,
     examples: Sequence[Example],
     validation: Sequence[Example],
     config: TrainingConfig,
@@ -92,145 +114,220 @@ def train(
     folder: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> TrainingResult:
-    """Train the routers of ``handle`` in place, leaving the weights with the best validation NLL.
+    """Train in place, leaving the weights with the best validation NLL.
 
     With ``folder`` the state is written at every evaluation and picked up from there by the next call. Raises
     :class:`VmoerError` for a method without parameters, empty sets, or texts shared by both sets.
     """
-    _check(handle, examples, validation)
-    parameters = list(handle.parameters())
+    learner = learner_of(subject) if isinstance(subject, Handle) else subject
+    _check(learner, examples, validation, config)
     optimiser = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        list(learner.parameters.values()),
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
     )
     per_epoch = max(len(examples) // config.batch_size, 1)
     total = per_epoch * config.epochs
-    result, best, bad = TrainingResult(), _snapshot(handle), 0
+    result, best, bad = TrainingResult(), learner.snapshot(), 0
     if folder is not None and (folder / PROGRESS).exists():
-        result, best, bad = _resume(folder, handle, optimiser, config)
+        best, bad = resume(folder, learner, optimiser, result, config)
     else:
-        result.best_validation_nll = answer_nll(handle, validation, config.micro_batch)
+        result.best_validation_nll = _validation_nll(learner, validation, config)
         result.log.append((0, -1, "validation_nll", result.best_validation_nll))
-    with frozen(handle.model), evaluation(handle.model):
-        while result.steps < total and bad < config.patience:
-            batch = _batch_of_step(examples, result.steps, per_epoch, config)
-            for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * _rate(result.steps, total, config.warmup)
-            result.steps += 1
-            result.log += _step(handle, batch, optimiser, config, result.steps)
-            if result.steps % config.evaluate_every == 0 or result.steps == total:
-                nll = answer_nll(handle, validation, config.micro_batch)
-                result.log.append((result.steps, -1, "validation_nll", nll))
-                if nll < result.best_validation_nll - 1e-4:
-                    result.best_validation_nll, result.best_step = nll, result.steps
-                    best, bad = _snapshot(handle), 0
-                else:
-                    bad += 1
-                if folder is not None:
-                    _write_state(folder, handle, optimiser, result, best, bad, config)
-            if progress is not None:
-                progress(result.steps, total, f"validation NLL {result.best_validation_nll:.4f}")
+    while result.steps < total and bad < config.patience:
+        batch = _batch_of_step(examples, result.steps, per_epoch, config)
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * _rate(result.steps, total, config.warmup)
+        result.steps += 1
+        active, learning = _phase(learner, result.steps, total, config)
+        with learning, active, evaluation(learner.model):
+            result.log += _step(learner, batch, optimiser, config, result.steps, total)
+        if result.steps % config.evaluate_every == 0 or result.steps == total:
+            active, _ = _phase(learner, result.steps, total, config)
+            with active:
+                nll = _validation_nll(learner, validation, config)
+            result.log.append((result.steps, -1, "validation_nll", nll))
+            if not _last_phase(learner, result.steps, total, config):
+                pass  # layers are still missing: no candidate yet
+            elif nll < result.best_validation_nll - 1e-4 or (config.progressive and result.best_step == 0):
+                result.best_validation_nll, result.best_step = nll, result.steps
+                best, bad = learner.snapshot(), 0
+            else:
+                bad += 1
+            if folder is not None:
+                write_state(folder, learner, optimiser, result, best, bad, config)
+        if progress is not None:
+            progress(result.steps, total, f"validation NLL {result.best_validation_nll:.4f}")
     result.stopped_early = result.steps < total
-    handle.routers.load_state_dict(best)
+    learner.load(best)
     return result
 
 
 def answer_nll(handle: Handle, examples: Sequence[Example], micro_batch: int = 16) -> float:
     """Mean over questions of the per-token answer NLL (nats), with the handle's own estimator."""
+    config = TrainingConfig(micro_batch=micro_batch)
     total = 0.0
     with evaluation(handle.model), torch.inference_mode():
-        for start in range(0, len(examples), micro_batch):
-            part = list(examples[start : start + micro_batch])
-            total += float(_answer_loss(handle.model, part).sum())
+        for part in _parts(examples, micro_batch):
+            total += float(_losses(learner_of(handle), part, config, None).sum())
     return total / len(examples)
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter of ``model`` requires gradients inside the block."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-def _check(handle: Handle, examples: Sequence[Example], validation: Sequence[Example]) -> None:
-    if not any(True for _ in handle.parameters()):
-        raise VmoerError(f"Method {handle.method!r} has nothing to train.")
+def _check(
+    learner: Learner, examples: Sequence[Example], validation: Sequence[Example], config: TrainingConfig
+) -> None:
     if not examples or not validation:
         raise VmoerError("Training needs at least one training and one validation question.")
     shared = {tuple(e.prompt + e.answer) for e in examples} & {tuple(e.prompt + e.answer) for e in validation}
     if shared:
         raise VmoerError(f"{len(shared)} validation questions are also in the training set; the sets must be disjoint.")
+    if config.loss == "choice" and not all(example.wrong for example in [*examples, *validation]):
+        raise VmoerError("Training with loss 'choice' needs the wrong options of every question.")
+    if config.progressive and learner.handle is None:
+        raise VmoerError("Only Bayesian routers can be trained progressively.")
 
 
-class _Divergence:
-    """Sink that keeps, per layer, the mean KL over real tokens (differentiable) and the posterior's mean std."""
+def _validation_nll(learner: Learner, examples: Sequence[Example], config: TrainingConfig) -> float:
+    """Mean loss per question without the KL: the handle's own estimator, or averaged answers when those are trained."""
+    stream = 0 if config.objective == "averaged" and learner.handle is not None else None
+    total = 0.0
+    with evaluation(learner.model), torch.inference_mode():
+        for part in _parts(examples, config.micro_batch):
+            total += float(_losses(learner, part, config, stream).sum())
+    return total / len(examples)
+
+
+def _phase(
+    learner: Learner, step: int, total: int, config: TrainingConfig
+) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Contexts of a step: which heads route, which parameters learn (all of them, unless trained progressively)."""
+    handle = learner.handle
+    if handle is None or not config.progressive:
+        return nullcontext(), learner.learning()
+    place = _place(learner, step, total)
+    layer = handle.layers[-1 - place]
+    mine = {name: value for name, value in learner.parameters.items() if name.startswith(f"{layer}.")}
+    return handle.only(handle.layers[-1 - place :]), Learner(learner.tap, mine, {}, handle).learning()
+
+
+def _place(learner: Learner, step: int, total: int) -> int:
+    """How many layers have been trained before this step's (1-based) layer, deepest first."""
+    assert learner.handle is not None
+    count = len(learner.handle.layers)
+    return min((step - 1) * count // total, count - 1)
+
+
+def _last_phase(learner: Learner, step: int, total: int, config: TrainingConfig) -> bool:
+    if learner.handle is None or not config.progressive:
+        return True
+    return _place(learner, step, total) == len(learner.handle.layers) - 1
+
+
+class _Watch:
+    """Sink that keeps, per layer over real tokens: the mean KL (differentiable) and what the log shows of a router."""
 
     def __init__(self) -> None:
         self.kl: dict[int, Tensor] = {}
-        self.std: dict[int, float] = {}
+        self.seen: dict[tuple[int, str], float] = {}
 
     def __call__(self, site: RouterSite, decision: Decision, frame: Frame) -> None:
         posterior = decision.posterior
-        kl = posterior.kl() if posterior is not None else None
-        if posterior is None or kl is None:
+        if posterior is None:
             return
-        real = frame.mask.reshape(-1).to(kl.device)
-        self.kl[site.layer] = kl[real].mean()
+        real = frame.mask.reshape(-1).to(decision.base_logits.device)
+        kl = posterior.kl()
+        if kl is not None:
+            self.kl[site.layer] = kl[real].mean()
+            self.seen[site.layer, "kl"] = float(self.kl[site.layer].detach())
+        self.seen[site.layer, "logit_std"] = float(decision.base_logits.detach()[real].float().std(-1).mean())
         variance = posterior.variance()
         if variance is not None:
-            self.std[site.layer] = float((variance.detach()[real].mean() / site.n_experts).sqrt())
+            self.seen[site.layer, "posterior_std"] = float((variance.detach()[real].mean() / site.n_experts).sqrt())
+        if posterior.temperature is not None:
+            self.seen[site.layer, "temperature"] = float(posterior.temperature.detach()[real].mean())
 
 
 def _step(
-    handle: Handle, batch: list[Example], optimiser: torch.optim.Optimizer, config: TrainingConfig, step: int
+    learner: Learner,
+    batch: list[Example],
+    optimiser: torch.optim.Optimizer,
+    config: TrainingConfig,
+    step: int,
+    total: int,
 ) -> list[tuple[int, int, str, float]]:
-    """One optimiser step over ``batch``; returns log rows."""
+    """One optimiser step over ``batch``; returns log rows. A layer's ``beta`` is the weight its KL really had."""
     optimiser.zero_grad(set_to_none=True)
     sums: dict[tuple[int, str], float] = {}
-    parts = [batch[i : i + config.micro_batch] for i in range(0, len(batch), config.micro_batch)]
+    beta = config.beta * min(1.0, step / max(config.kl_warmup * total, 1.0))
     stream = mix_int(config.sampling_seed, step) & 0x7FFFFFFF
-    for part in parts:
+    for part in _parts(batch, config.micro_batch):
         share = len(part) / len(batch)
-        watch = _Divergence()
-        with handle.one_draw(stream=stream), handle.tap.listening(watch):
-            task = _answer_loss(handle.model, part).mean()
+        watch = _Watch()
+        with learner.tap.listening(watch):
+            task = _losses(learner, part, config, stream).mean()
         kl = torch.stack(list(watch.kl.values())).sum() if watch.kl else task.new_zeros(())
-        loss = task + config.beta * kl
+        loss = task + beta * kl
         (loss * share).backward()
-        rows = {(-1, "task_loss"): float(task.detach()), (-1, "loss"): float(loss.detach())}
-        rows |= {(layer, "kl"): float(value.detach()) for layer, value in watch.kl.items()}
-        rows |= {(layer, "posterior_std"): value for layer, value in watch.std.items()}
+        rows = {(-1, "task_loss"): float(task.detach()), (-1, "loss"): float(loss.detach())} | watch.seen
+        rows |= {(layer, "beta"): beta for layer in watch.kl}
         for key, value in rows.items():
             sums[key] = sums.get(key, 0.0) + share * value
-    nn.utils.clip_grad_norm_(list(handle.parameters()), config.clip)
+    nn.utils.clip_grad_norm_(list(learner.parameters.values()), config.clip)
     optimiser.step()
     return [(step, layer, quantity, value) for (layer, quantity), value in sorted(sums.items())]
 
 
-def _answer_loss(model: nn.Module, part: list[Example]) -> Tensor:
-    """Per-token NLL of each right answer ``[questions]``; prompt tokens and padding carry no loss."""
+def _losses(learner: Learner, part: Sequence[Example], config: TrainingConfig, stream: int | None) -> Tensor:
+    """Loss of each question ``[questions]``: per token of the answer, or of the choice among the options.
+
+    ``stream=None`` is the handle's own estimator (one pass); a number draws ``config.draws`` samples of that stream.
+    """
+    choice = config.loss == "choice"
+    rows = [(e.prompt, option) for e in part for option in ((e.answer, *e.wrong) if choice else (e.answer,))]
+    draws = config.draws if learner.handle is not None and stream is not None else 1
+    ids = torch.arange(draws).repeat_interleave(len(rows))
+    sampling = learner.sampling(ids, stream) if stream is not None else nullcontext()
+    with sampling:
+        total, count = _log_likelihood(learner.model, rows * draws)
+    total, count = total.view(draws, -1), count[: len(rows)]
+    if choice:
+        sizes = [1 + len(e.wrong) for e in part]
+        options = (total / count).split(sizes, dim=1)
+        log_p = torch.stack([scores.log_softmax(-1)[:, 0] for scores in options], dim=1)
+        count = count.new_ones(len(part))
+    else:
+        log_p = total
+    if config.objective == "averaged":
+        return -(log_p.logsumexp(0) - math.log(draws)) / count
+    return -log_p.mean(0) / count
+
+
+def _log_likelihood(model: nn.Module, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
+    """Summed log-likelihood of each answer after its prompt and its number of tokens, both ``[rows]``."""
     device = next(model.parameters()).device
-    width = max(len(e.prompt) + len(e.answer) for e in part)
-    ids = torch.zeros(len(part), width, dtype=torch.long)
-    mask = torch.zeros(len(part), width, dtype=torch.long)
-    scored = torch.zeros(len(part), width, dtype=torch.bool)
-    for row, example in enumerate(part):
-        start, stop = len(example.prompt), len(example.prompt) + len(example.answer)
-        ids[row, :stop] = torch.tensor(example.prompt + example.answer)
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    scored = torch.zeros(len(rows), width, dtype=torch.bool)
+    for row, (prompt, answer) in enumerate(rows):
+        start, stop = len(prompt), len(prompt) + len(answer)
+        ids[row, :stop] = torch.tensor(prompt + answer)
         mask[row, :stop] = 1
         scored[row, start:stop] = True
     ids, mask, scored = ids.to(device), mask.to(device), scored.to(device)
-    kept = max(len(e.answer) for e in part) + width - min(len(e.prompt) + len(e.answer) for e in part) + 1
+    kept = (
+        max(len(answer) for _, answer in rows) + width - min(len(prompt) + len(answer) for prompt, answer in rows) + 1
+    )
     kept = min(kept, width)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits[:, :-1].float()
     log_p = logits.log_softmax(-1).gather(-1, ids[:, width - kept + 1 :, None])[..., 0]
     keep = scored[:, width - kept + 1 :]
-    return -(log_p * keep).sum(-1) / keep.sum(-1)
+    return (log_p * keep).sum(-1), keep.sum(-1)
+
+
+def _parts(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
+    return [examples[start : start + size] for start in range(0, len(examples), size)]
 
 
 def _batch_of_step(examples: Sequence[Example], step: int, per_epoch: int, config: TrainingConfig) -> list[Example]:
@@ -248,68 +345,3 @@ def _rate(step: int, total: int, warmup: float) -> float:
     if step < start:
         return (step + 1) / start
     return 0.5 * (1.0 + math.cos(math.pi * (step - start) / max(total - start, 1)))
-
-
-def _snapshot(handle: Handle) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in handle.routers.state_dict().items()}
-
-
-def _write_state(
-    folder: Path,
-    handle: Handle,
-    optimiser: torch.optim.Optimizer,
-    result: TrainingResult,
-    best: dict[str, Tensor],
-    bad: int,
-    config: TrainingConfig,
-) -> None:
-    """State for :func:`_resume`; the JSON is replaced last and names the step the tensors belong to."""
-    from safetensors.torch import save
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"now.{name}": tensor for name, tensor in _snapshot(handle).items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-    for index, slots in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": torch.as_tensor(value).clone() for name, value in slots.items()}
-    state = {"result": asdict(result), "bad": bad, "config": asdict(config)}
-    name = f"{result.steps}-{STATE}"
-    for path, content in ((folder / name, save(tensors)), (folder / PROGRESS, json.dumps(state).encode())):
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    for old in folder.glob(f"*-{STATE}"):
-        if old.name != name:
-            old.unlink()
-
-
-def _resume(
-    folder: Path,
-    handle: Handle,
-    optimiser: torch.optim.Optimizer,
-    config: TrainingConfig,
-) -> tuple[TrainingResult, dict[str, Tensor], int]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = json.loads((folder / PROGRESS).read_text())
-        result = TrainingResult(**{**state["result"], "log": [tuple(row) for row in state["result"]["log"]]})
-        tensors = load_file(folder / f"{result.steps}-{STATE}")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"The training state in {folder} cannot be read; delete it to start again.") from error
-    if state["config"] != asdict(config):
-        raise CheckpointError(f"The training state in {folder} was made with other settings; delete it to start again.")
-    parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}}
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "adam":
-            index, _, slot = rest.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor
-        else:
-            parts[kind][rest] = tensor
-    handle.routers.load_state_dict(parts["now"])
-    saved = optimiser.state_dict()
-    saved["state"] = slots
-    optimiser.load_state_dict(saved)
-    return result, parts["best"], state["bad"]
