@@ -19,9 +19,11 @@ st.set_page_config(page_title="VMoER", page_icon=str(APP / "static" / "favicon.p
 PAGES = [
     st.Page("views/overview.py", title="Overview", default=True),
     st.Page("views/layers.py", title="Layer susceptibility", url_path="layers"),
+    st.Page("views/experts.py", title="Experts", url_path="experts"),
     st.Page("views/calibration.py", title="Calibration", url_path="calibration"),
     st.Page("views/ood.py", title="OoD detection", url_path="ood"),
     st.Page("views/compare.py", title="Compare", url_path="compare"),
+    st.Page("views/training.py", title="Training", url_path="training"),
 ]
 
 page = st.navigation(PAGES, position="top")

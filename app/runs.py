@@ -7,7 +7,9 @@ from typing import Any
 import pandas as pd
 
 CONTROLS = {"untrained": "untrained heads", "non-routing-noise": "non-routing noise"}
-_LADDER = ("deterministic", "temperature", "mfvr", "fcvr")
+_LADDER = (
+    "deterministic", "map", "temperature", "mcdr", "swagr", "der", "laplace", "mfvr", "fcvr-lowrank", "fcvr", "vtsr",
+)  # fmt: skip
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -32,6 +32,14 @@ class Settings:
         default=512,
         metadata={"env": "VMOER_APP_MAX_TOKENS", "help": "tokens of one prompt shown token by token"},
     )
+    max_drill: int = field(
+        default=100_000,
+        metadata={"env": "VMOER_APP_MAX_DRILL", "help": "tokens of one layer read from the facts for a drill-down"},
+    )
+    max_overlap: int = field(
+        default=200,
+        metadata={"env": "VMOER_APP_MAX_OVERLAP", "help": "shared questions over which two runs' experts are compared"},
+    )
     bootstrap: int = field(
         default=1000,
         metadata={"env": "VMOER_APP_BOOTSTRAP", "help": "resamples of an interval computed on a page"},

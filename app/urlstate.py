@@ -91,6 +91,10 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("example", "example", _text),
         Parameter("token", "token position", _index),
         Parameter("quantity", "quantity", _text),
+        Parameter("measure", "measure", _text),
+        Parameter("by", "ranking", _text),
+        Parameter("expert", "expert", _index),
+        Parameter("curve", "curve", _text),
     )
 }
 

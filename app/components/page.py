@@ -14,6 +14,7 @@ from app import runs as run_names
 from app.components import states
 from app.components.card import cards
 from app.components.jobs import jobs_strip
+from app.components.keys import help_key
 from app.components.link import Link
 from app.data import Data, open_data
 from app.settings import Settings, SettingsError
@@ -47,6 +48,22 @@ class Page:
         """The readable name of a run."""
         return self.labels.get(run_id, run_id)
 
+    def model(self, name: str) -> dict[str, Any]:
+        """The catalog row of a model."""
+        models = self.data("models")
+        return run_names.records(models[models["model"] == name])[0]
+
+    def layers(self, model: str) -> list[int]:
+        """The MoE layers of a model, as absolute block indices."""
+        return [int(layer) for layer in run_names.as_list(self.model(model)["moe_layers"])]
+
+    def datasets(self, run_id: str) -> list[str]:
+        """The data sets of a run, in-distribution first, validation last."""
+        run = self.run(run_id)
+        catalog = self.data("datasets", experiment=run["experiment"])["dataset"].tolist()
+        known = run_names.as_list(run["datasets"])
+        return [name for name in catalog if name in known] + [name for name in known if name not in catalog]
+
     def card(self, run_ids: Sequence[str], figure: str, query: str) -> dict[str, Any]:
         """The reproducibility card of a figure over these runs, shown by the given query."""
         return cards([self.run(run_id) for run_id in run_ids], figure=figure, query=query, generation=self.data.key[1])
@@ -64,7 +81,10 @@ def open_page(path: str, title: str, lead: str, *, live: bool = False) -> Page:
 
     ``live`` adds the strip of background jobs, which is worth seeing before the first result as well.
     """
-    st.title(title, anchor=False)
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.title(title, anchor=False)
+        with st.container(width="content"):
+            help_key()
     st.markdown(lead)
     try:
         settings = Settings.from_environment()

@@ -1,96 +1,23 @@
-"""Layer susceptibility: where routing is unstable under noise, where it matters, and how the load is spread."""
+"""Layer susceptibility: where routing is unstable under noise, where it matters, and one layer down to its tokens."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from app import runs as run_names
 from app.charts import layers as charts
-from app.components import states
+from app.components import layer as depth
+from app.components import stability, states
 from app.components.figure import figure
 from app.components.format import interval, number
-from app.components.link import go
+from app.components.measured import measured_on, say_source
 from app.components.page import Page, open_page
-from app.components.text import plain
+from app.components.stepper import stepper
 
 PATH = "views/layers.py"
 MODES = {"router": "this router only", "propagated": "noise travels through the network"}
-WEIGHTINGS = {"share": "tokens", "gate_share": "gate weight"}
 QUANTITIES = {"accuracy": "accuracy", "nll": "NLL"}
-INTERVENTIONS = {"random-routing": "routing drawn at random", "zero-block": "block's output removed"}
-
-
-def click_layer(point: dict[str, Any]) -> None:
-    """A click on a layer in any chart chooses it."""
-    go("layer", int(point["layer"]))
-
-
-def measured_on(page: Page, run_id: str, query: str, **options: Any) -> tuple[str, pd.DataFrame]:
-    """Rows of a per-layer query for the run, else for its experiment's deterministic run (the page says which)."""
-    candidates = [run_id]
-    baseline = run_names.deterministic_of(page.runs, run_id)
-    if baseline not in (None, run_id):
-        candidates.append(str(baseline))
-    rows = page.data(query, run_ids=tuple(candidates), **options)
-    for candidate in candidates:
-        found = rows[rows["run_id"] == candidate]
-        if not found.empty:
-            return candidate, found.reset_index(drop=True)
-    return run_id, rows
-
-
-def say_source(page: Page, run_id: str, source: str) -> None:
-    """Say so where a figure was measured on the deterministic run."""
-    if source != run_id:
-        st.caption(
-            f"Measured on {plain(page.label(source))}: the test perturbs the native routers, so the runs of one "
-            "experiment share it."
-        )
-
-
-def draw_stability(page: Page, run_id: str, found: tuple[str, pd.DataFrame], layers: list[int]) -> None:
-    """Heatmap layer × γ and, below it on the same axis, the profile at the chosen γ."""
-    source, rows = found
-    values = page.link.values
-    gamma, layer, mode = values["gamma"], values["layer"], str(values["mode"])
-    run = page.run(run_id)
-    chosen = [int(one) for one in run_names.as_list(run["layers"])]
-    at = rows[rows["gamma"] == gamma].reset_index(drop=True)
-    card = page.card([source], "Stability of routing", f"layer_susceptibility, mode {mode}")
-    tokens = int(rows["n"].max())
-    susceptible = sorted(at.loc[at["susceptible"].astype(bool), "layer"].astype(int))
-    figure(
-        "Stability of routing under noise",
-        charts.stability_heatmap(rows, layers, layer=layer, gamma=gamma),  # type: ignore[arg-type]
-        rows,
-        key="stability",
-        note=f"Mean Jaccard index of clean and noisy expert sets; {tokens:,} tokens; higher = more stable. "
-        "A white dot marks a susceptible layer at that noise level. Click a layer for its details.",
-        alt_text=f"Mean Jaccard per layer and noise level; susceptible at γ = {gamma:g}: {susceptible or 'none'}",
-        card=card,
-        explains=("jaccard", "chance", "susceptible"),
-        selection="layer",
-        on_select=click_layer,
-    )
-    say_source(page, run_id, source)
-    listed = ", ".join(map(str, susceptible)) or "none"
-    figure(
-        f"At γ = {gamma:g}: {len(susceptible)} of {len(at)} layers susceptible",
-        charts.stability_profile(at, layers, chosen=chosen, layer=layer),  # type: ignore[arg-type]
-        at,
-        key="profile",
-        note=f"Susceptible layers: {listed}. Grey bars hold the middle half of the {int(at['n'].max()):,} tokens, "
-        f"lines the 95 % interval of the mean. The rule: mean Jaccard below {at['threshold'].mean():.3f} (chance level "
-        f"{at['chance'].mean():.3f}). Pink triangles: layers that carry a Bayesian router in this run.",
-        alt_text=f"Mean Jaccard per layer at noise level {gamma:g} with the susceptibility threshold",
-        card=card,
-        explains=("susceptible", "chance"),
-        selection="layer",
-        on_select=click_layer,
-    )
 
 
 def draw_leverage(page: Page, run_id: str, layers: list[int]) -> None:
@@ -104,8 +31,6 @@ def draw_leverage(page: Page, run_id: str, layers: list[int]) -> None:
         )
         return
     quantity = str(page.link.values["quantity"])
-    run = page.run(run_id)
-    chosen = [int(one) for one in run_names.as_list(run["layers"])]
     single = rows[(rows["scope"] == "layer") & (rows["intervention"] == "random-routing")].reset_index(drop=True)
     together = rows[(rows["scope"] != "layer") & (rows["intervention"] == "random-routing")]
     percent = quantity == "accuracy"
@@ -115,11 +40,16 @@ def draw_leverage(page: Page, run_id: str, layers: list[int]) -> None:
         f"{interval(row[value], row[f'{quantity}_ci_low'], row[f'{quantity}_ci_high'], percent=percent, signed=True)}."
         for row in run_names.records(together)
     )
-    page.link.select("quantity", "Leverage in", list(QUANTITIES), show=lambda name: QUANTITIES[name], kind="buttons")
     direction = "below 0 = routing matters" if percent else "above 0 = routing matters"
     figure(
         "Leverage: what uniformly random routing costs, layer by layer",
-        charts.leverage_bars(single, layers, quantity=quantity, chosen=chosen, layer=page.link.values["layer"]),  # type: ignore[arg-type]
+        charts.leverage_bars(
+            single,
+            layers,
+            quantity=quantity,
+            chosen=stability.carried(page, run_id),
+            layer=page.link.values["layer"],  # type: ignore[arg-type]
+        ),
         rows,
         key="leverage",
         note=f"Change of {QUANTITIES[quantity]} ({direction}); {int(single['n'].max()):,} questions × "
@@ -128,44 +58,15 @@ def draw_leverage(page: Page, run_id: str, layers: list[int]) -> None:
         card=page.card([source], "Leverage", "layer_leverage"),
         explains=(value,),
         selection="layer",
-        on_select=click_layer,
+        on_select=stability.click_layer,
     )
     say_source(page, run_id, source)
 
 
-def draw_load(page: Page, run_id: str, layers: list[int]) -> None:
-    """Layer × expert load of the run itself on the chosen data set."""
-    dataset, weighting = str(page.link.values["dataset"]), str(page.link.values["weighting"])
-    rows = page.data("expert_load", run_id, dataset=dataset)
-    if rows.empty:
-        states.empty(
-            f"No routing was traced on {plain(dataset)}", "vmoer run SPEC.yaml   # with `trace` among its stages"
-        )
-        return
-    page.link.select(
-        "weighting", "Load counted in", list(WEIGHTINGS), show=lambda name: WEIGHTINGS[name], kind="buttons"
-    )
-    experts = int(rows["expert_index"].max()) + 1
-    figure(
-        "Expert load per layer",
-        charts.load_heatmap(rows, layers, value=weighting, layer=page.link.values["layer"]),  # type: ignore[arg-type]
-        rows,
-        key="load",
-        note=f"Share of the layer's {WEIGHTINGS[weighting]} on {dataset}, divided by the balanced share 1/E = "
-        f"1/{experts}; {int(rows['n_tokens'].max()):,} tokens. Orange above balance, blue below it.",
-        alt_text="Heatmap of load per layer and expert relative to balance",
-        card=page.card([run_id], "Expert load", "expert_load"),
-        explains=("load_share", "gate_share"),
-        selection="layer",
-        on_select=click_layer,
-    )
-
-
-def draw_layer(page: Page, run_id: str, stability: pd.DataFrame) -> None:
-    """All that is known of the chosen layer."""
-    layer, weighting = int(page.link.values["layer"]), str(page.link.values["weighting"])  # type: ignore[arg-type]
-    st.markdown(f"### Layer {layer}", anchors=False)
-    at = stability[(stability["layer"] == layer) & (stability["gamma"] == page.link.values["gamma"])]
+def tiles(page: Page, run_id: str, layer: int, rows: pd.DataFrame) -> None:
+    """The layer's stability and leverage as two numbers."""
+    at = rows[(rows["layer"] == layer) & (rows["gamma"] == page.link.values["gamma"])]
+    leverage = measured_on(page, run_id, "layer_leverage")[1]
     with st.container(horizontal=True, gap="small"):
         if not at.empty:
             cell = at.iloc[0]
@@ -178,47 +79,75 @@ def draw_layer(page: Page, run_id: str, stability: pd.DataFrame) -> None:
                 border=True,
                 width=220,
             )
-        leverage = measured_on(page, run_id, "layer_leverage")[1]
-        if not leverage.empty:
-            found = leverage[
-                (leverage["scope"] == "layer")
-                & (leverage["layer"] == layer)
-                & (leverage["intervention"] == "random-routing")
-            ]
-            for row in run_names.records(found):
-                ends = (row["accuracy_ci_low"], row["accuracy_ci_high"])
-                bounds = [number(end, percent=True, signed=True) for end in ends]
-                st.metric(
-                    "Accuracy, routing at random",
-                    number(row["accuracy_change"], percent=True, signed=True),
-                    delta=f"[{bounds[0]}, {bounds[1]}]",
-                    delta_color="off",
-                    delta_arrow="off",
-                    border=True,
-                    width=260,
-                )
-    stats = page.data("layer_stats", run_ids=(run_id,), by_dataset=True)
-    stats = stats[stats["layer"] == layer].drop(columns=["run_id", "layer"])
-    datasets = run_names.as_list(page.run(run_id)["datasets"])
-    parts = [page.data("expert_load", run_id, dataset=name).assign(dataset=name) for name in datasets]
-    load = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["layer"])
-    load = load[load["layer"] == layer].reset_index(drop=True)
-    card = page.card([run_id], f"Layer {layer}", "expert_load, layer_stats")
-    if not load.empty:
-        figure(
-            f"Experts of layer {layer}",
-            charts.expert_bars(load, value=weighting),
-            load,
-            key="experts",
-            note=f"Share of the layer's {WEIGHTINGS[weighting]} per data set in {page.label(run_id)}; "
-            "the line is balance.",
-            alt_text=f"Load of every expert of layer {layer} per data set",
-            card=card,
-            explains=("load_share", "gate_share"),
+        found = leverage[
+            (leverage["scope"] == "layer")
+            & (leverage["layer"] == layer)
+            & (leverage["intervention"] == "random-routing")
+        ]
+        for row in run_names.records(found):
+            ends = (row["accuracy_ci_low"], row["accuracy_ci_high"])
+            bounds = [number(end, percent=True, signed=True) for end in ends]
+            st.metric(
+                "Accuracy, routing at random",
+                number(row["accuracy_change"], percent=True, signed=True),
+                delta=f"[{bounds[0]}, {bounds[1]}]",
+                delta_color="off",
+                delta_arrow="off",
+                border=True,
+                width=260,
+            )
+
+
+def draw_layer(page: Page, run_id: str, rows: pd.DataFrame, layers: list[int], examples: list[str]) -> None:
+    """All that is known of the chosen layer."""
+    values = page.link.values
+    layer, dataset, by = int(values["layer"]), values["dataset"], values["by"]  # type: ignore[arg-type]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"### Layer {layer}", anchors=False, width="content")
+        stepper("layer", layers, layer, "layer")
+        query = {"run": run_id, "layer": str(layer)} | ({"dataset": str(dataset)} if dataset else {})
+        st.page_link("views/experts.py", label="Experts of this layer →", query_params=query)
+    tiles(page, run_id, layer, rows)
+    depth.draw_experts(page, run_id, layer, str(values["weighting"]))
+    if not examples or by is None:
+        states.empty(
+            f"No routing was traced in layer {layer} for this run",
+            "vmoer run SPEC.yaml   # with `trace` among its stages",
+            why="Tokens and questions of a layer come from the trace; a control run on top of another has none.",
         )
-    if not stats.empty:
-        st.markdown("**Routing statistics per data set**, means over tokens")
-        st.dataframe(stats, hide_index=True, key="layer.stats", alt=f"Routing statistics of layer {layer}")
+        return
+    page.link.select(
+        "by",
+        "Least sure, by",
+        depth.rankings(page, run_id, layer),
+        show=lambda name: depth.RANKINGS[name][0],
+        kind="buttons",
+    )
+    depth.draw_tokens(page, run_id, str(dataset), layer, str(by))
+    depth.draw_strip(page, run_id, str(dataset), layer, str(by), examples)
+
+
+def choices(page: Page, run_id: str, gammas: list[float], layers: list[int], datasets: list[str]) -> None:
+    """The selectors at the top of the page."""
+    link = page.link
+    with st.container(horizontal=True, gap="small"):
+        with st.container(width=420):
+            link.select("run", "Run", page.runs["run_id"].tolist(), show=page.label)
+        with st.container(width=130):
+            link.select("layer", "Layer", layers)
+        if gammas:
+            with st.container(width=150):
+                link.select("gamma", "Noise level γ", gammas, show=lambda value: f"{value:g}")
+        if datasets:
+            with st.container(width=240):
+                link.select("dataset", "Data set of tokens", datasets)
+    page.banners([run_id])
+    with st.container(horizontal=True, gap="medium"):
+        link.select("mode", "Where the noise acts", list(MODES), show=lambda name: MODES[name], kind="buttons")
+        link.select(
+            "measure", "Colour", list(stability.MEASURES), show=lambda name: stability.MEASURES[name], kind="buttons"
+        )
+        link.select("quantity", "Leverage in", list(QUANTITIES), show=lambda name: QUANTITIES[name], kind="buttons")
 
 
 def render() -> None:
@@ -235,46 +164,41 @@ def render() -> None:
     run = page.run(run_id)
     mode = link.pick("mode", list(MODES), "router")
     found = measured_on(page, run_id, "layer_susceptibility", mode=mode)
-    stability = found[1]
-    gammas = sorted(float(value) for value in stability["gamma"].unique())
+    rows = found[1]
+    gammas = sorted(float(value) for value in rows["gamma"].unique())
     gamma = link.pick("gamma", gammas, gammas[len(gammas) // 2] if gammas else None)
-    catalog = page.data("models").set_index("model")
-    layers = [int(layer) for layer in run_names.as_list(catalog.loc[run["model"], "moe_layers"])]
+    layers = page.layers(run["model"])
     default_layer = None
-    if not stability.empty:
-        at = stability[stability["gamma"] == gamma]
-        default_layer = int(at.sort_values("jaccard")["layer"].iloc[0])
-    link.pick("layer", layers, default_layer if default_layer is not None else layers[0])
-    datasets = run_names.as_list(run["datasets"])
-    link.pick("dataset", datasets, datasets[0] if datasets else None)
-    link.pick("weighting", list(WEIGHTINGS), "share")
+    if not rows.empty:
+        default_layer = int(rows[rows["gamma"] == gamma].sort_values("jaccard")["layer"].iloc[0])
+    layer = link.pick("layer", layers, default_layer if default_layer is not None else layers[0])
+    datasets = page.datasets(run_id)
+    dataset = link.pick("dataset", datasets, datasets[0] if datasets else None)
+    link.pick("measure", list(stability.MEASURES), "jaccard")
+    link.pick("weighting", list(depth.WEIGHTINGS), "share")
     link.pick("quantity", list(QUANTITIES), "accuracy")
+    assert layer is not None
+    ranks = depth.rankings(page, run_id, layer)
+    traced = dataset is not None and not page.data("layer_stats", run_ids=(run_id,), dataset=dataset).empty
+    link.pick("by", ranks, ranks[0])
+    examples = depth.example_options(page, run_id, dataset) if traced and dataset is not None else []
+    link.pick("example", examples, examples[0] if examples else None)
     link.commit()
-    with st.container(horizontal=True, gap="small"):
-        with st.container(width=420):
-            link.select("run", "Run", run_ids, show=page.label)
-        with st.container(width=130):
-            link.select("layer", "Layer", layers)
-        if gammas:
-            with st.container(width=150):
-                link.select("gamma", "Noise level γ", gammas, show=lambda value: f"{value:g}")
-        if datasets:
-            with st.container(width=240):
-                link.select("dataset", "Data set of the load", datasets)
-    page.banners([run_id])
-    link.select("mode", "Where the noise acts", list(MODES), show=lambda name: MODES[name], kind="buttons")
-    if stability.empty:
+    choices(page, run_id, gammas, layers, datasets)
+    if rows.empty:
         states.empty(
             "No stability test for this experiment",
             "vmoer run SPEC.yaml   # with `susceptibility` among its stages",
             why="It re-runs each router on slightly noisy inputs and counts which experts change.",
         )
     else:
-        draw_stability(page, run_id, found, layers)
+        stability.draw_heatmap(page, run_id, found, layers)
+        stability.draw_violins(page, run_id, found, layers)
+        stability.draw_runs(page, run_id, found, layers)
     draw_leverage(page, run_id, layers)
-    if datasets:
-        draw_load(page, run_id, layers)
-    draw_layer(page, run_id, stability)
+    if not rows.empty:
+        stability.draw_quadrant(page, run_id, found)
+    draw_layer(page, run_id, rows, layers, examples)
 
 
 render()

@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import runs as run_names
+from app import verdicts
 from app.charts.calibration import interval_dots
 from app.components.figure import Tile, figure, heading
 from app.components.format import interval, is_percent
@@ -24,11 +25,16 @@ TITLES = {
     "nll": "NLL (lower is better)",
 }
 DOORS = (
-    ("views/layers.py", "Layer susceptibility", "Which layers route unstably, and where routing matters at all."),
-    ("views/calibration.py", "Calibration", "Whether the confidence of an answer can be believed."),
-    ("views/ood.py", "OoD detection", "Which score notices questions from elsewhere, and which one is inverted."),
-    ("views/compare.py", "Compare", "Deterministic against variational on the same examples, down to one token."),
+    ("views/layers.py", "Layer susceptibility", "Which layers route unstably, and does it matter there?"),
+    ("views/experts.py", "Experts", "Which experts carry the load, and for which tokens?"),
+    ("views/calibration.py", "Calibration", "Can the confidence of an answer be believed?"),
+    ("views/ood.py", "OoD detection", "Which score notices questions from elsewhere?"),
+    ("views/compare.py", "Compare", "What changed against the deterministic run, down to one token?"),
+    ("views/training.py", "Training", "How did the routers learn, and when did they stop?"),
 )
+
+
+EMPTY_AUROC = pd.DataFrame(columns=["aggregation", "ci_high"])
 
 
 def in_distribution(page: Page, run: dict[str, Any]) -> list[str]:
@@ -40,8 +46,11 @@ def in_distribution(page: Page, run: dict[str, Any]) -> list[str]:
 
 def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Per run × in-distribution set: the numbers (for files) and the same as text with intervals (for the screen)."""
-    metrics = page.data("metrics", run_ids=tuple(page.runs["run_id"]))
-    metrics = metrics[metrics["metric"].isin(METRICS)].set_index(["run_id", "dataset", "metric"])
+    metrics = page.data("metrics", names=(*METRICS, "auroc"))
+    auroc = dict(tuple(metrics[metrics["metric"] == "auroc"].groupby("run_id")))
+    metrics = metrics[metrics["metric"].isin(METRICS)].set_index(["run_id", "dataset", "metric"]).sort_index()
+    compared = page.data("comparisons", names=METRICS)
+    against = dict(tuple(compared.groupby(["run_id", "baseline_run_id"])))
     numbers: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
     ordered = page.runs.sort_values(["started_at", "experiment", "run_id"], ascending=[False, True, True])
@@ -54,8 +63,15 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
                 "control": run["control"],
                 "data set": dataset,
             }
-            number: dict[str, Any] = {"run_id": run["run_id"], **key, "status": run["status"]}
-            text: dict[str, Any] = {**key}
+            baseline = run_names.deterministic_of(page.runs, run["run_id"])
+            said = verdicts.chips(
+                run,
+                dataset,
+                against.get((run["run_id"], baseline), compared[:0]),
+                auroc.get(run["run_id"], EMPTY_AUROC),
+            )
+            number: dict[str, Any] = {"run_id": run["run_id"], **key, "status": run["status"], "verdicts": said}
+            text: dict[str, Any] = {"verdicts": said, **key, "status": run["status"]}
             for metric in METRICS:
                 found = (
                     metrics.loc[[(run["run_id"], dataset, metric)]]
@@ -70,7 +86,7 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
                 if n is not None:
                     number["n"] = text["n"] = int(n)
             number["samples"] = text["samples"] = run["samples"]
-            text |= {"status": run["status"], "all data sets": run_names.as_list(run["datasets"]), "run": run["run_id"]}
+            text |= {"all data sets": run_names.as_list(run["datasets"]), "run": run["run_id"]}
             numbers.append(number)
             texts.append(text)
     return pd.DataFrame(numbers), pd.DataFrame(texts)
@@ -81,8 +97,9 @@ def draw_runs(page: Page) -> None:
     numbers, texts = runs_table(page)
     heading(
         "Runs",
-        "One row per run and in-distribution data set, newest first; 95 % intervals in brackets. "
-        "Click the box at the left of a row to choose the run.",
+        "One row per run and in-distribution data set, newest first; 95 % intervals in brackets. Verdicts: paired "
+        "difference from the deterministic run; same = the interval holds 0; OoD inverted = a routing score is below "
+        "chance on some OoD set. Click the box at the left of a row to choose the run for every page.",
         key="runs",
         card=page.card(page.runs["run_id"].tolist(), "Runs", "runs, metrics"),
         table=numbers,
@@ -103,7 +120,9 @@ def draw_runs(page: Page) -> None:
         height=min(38 + 35 * len(texts), 420),
         alt="All runs with accuracy, ECE and NLL",
         column_config={
-            "model": st.column_config.TextColumn(pinned=True),
+            "verdicts": st.column_config.MultiselectColumn(
+                "verdicts", options=list(verdicts.CHIPS), color=list(verdicts.CHIPS.values()), width="medium"
+            ),
             "all data sets": st.column_config.ListColumn(),
             "accuracy": st.column_config.TextColumn("accuracy ↑", help="higher is better"),
             "ece": st.column_config.TextColumn("ECE ↓", help="lower is better"),
@@ -115,16 +134,21 @@ def draw_runs(page: Page) -> None:
 def draw_doors(page: Page, run_id: str) -> None:
     """Where the chosen run can be looked at, with the link that does it."""
     baseline = run_names.deterministic_of(page.runs, run_id)
-    st.markdown(f"#### Look at {plain(page.label(run_id))}", anchors=False)
-    for column, (path, name, lead) in zip(st.columns(len(DOORS), gap="small"), DOORS, strict=True):
-        query: dict[str, Any] = {"run": run_id}
-        if path.endswith("compare.py") and baseline not in (None, run_id):
-            query["baseline"] = baseline
-        if path.endswith("calibration.py"):
-            query = {"runs": list(dict.fromkeys([baseline or run_id, run_id]))}
-        with column, st.container(border=True, height="stretch", gap="xsmall"):
-            st.page_link(path, label=f"**{name}** →", query_params=query)
-            st.caption(lead)
+    st.markdown(f"#### What you can do with {plain(page.label(run_id))}", anchors=False)
+    with st.container(horizontal=True, gap="small"):
+        for path, name, lead in DOORS:
+            _door(path, name, lead, run_id, baseline)
+
+
+def _door(path: str, name: str, lead: str, run_id: str, baseline: str | None) -> None:
+    query: dict[str, Any] = {"run": run_id}
+    if path.endswith("compare.py") and baseline not in (None, run_id):
+        query["baseline"] = baseline
+    if path.endswith("calibration.py"):
+        query = {"runs": list(dict.fromkeys([baseline or run_id, run_id]))}
+    with st.container(border=True, gap="xsmall", width=212, height=132):
+        st.page_link(path, label=f"**{name}** →", query_params=query)
+        st.caption(lead)
 
 
 def draw_ladder(page: Page, run_id: str, dataset: str) -> None:

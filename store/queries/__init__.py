@@ -1,21 +1,28 @@
 """Every query the dashboard and the command line ask, each a function from a ``Store`` to a DataFrame."""
 
+from store.queries.drill import expert_choice, expert_pairs, expert_tokens, layer_examples, layer_tokens
 from store.queries.layers import expert_load, layer_leverage, layer_stats, layer_susceptibility
-from store.queries.metrics import comparisons, metrics, paired_predictions, predictions, reliability
+from store.queries.metrics import comparisons, example_ids, metrics, paired_predictions, predictions, reliability
 from store.queries.ood import ood_score_names, ood_scores
 from store.queries.routing import examples, layer_overlap, paired_token_routing, token_routing
-from store.queries.runs import datasets, efficiency, models, run, runs, training_log
+from store.queries.runs import datasets, efficiency, models, run, runs, trained_runs, training_log
 
 __all__ = [
     "comparisons",
     "datasets",
     "efficiency",
+    "example_ids",
     "examples",
+    "expert_choice",
     "expert_load",
+    "expert_pairs",
+    "expert_tokens",
+    "layer_examples",
     "layer_leverage",
     "layer_overlap",
     "layer_stats",
     "layer_susceptibility",
+    "layer_tokens",
     "metrics",
     "models",
     "ood_score_names",
@@ -27,5 +34,6 @@ __all__ = [
     "run",
     "runs",
     "token_routing",
+    "trained_runs",
     "training_log",
 ]

@@ -3,26 +3,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from store.queries._sql import RunIds, Store, chosen, equals, ids
 
 
-def metrics(store: Store, run_ids: RunIds = None, dataset: str | None = None) -> pd.DataFrame:
-    """Metric values with 95 % intervals: the columns of table ``metrics``."""
+def metrics(
+    store: Store, run_ids: RunIds = None, dataset: str | None = None, names: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Metric values with 95 % intervals, all or those called ``names``: the columns of table ``metrics``."""
     return store.query(
         f"SELECT * FROM metrics WHERE {chosen('run_id', 'runs')} AND {equals('dataset', 'dataset')} "
-        "ORDER BY run_id, dataset, metric, score, position_rule, aggregation",
-        {"runs": ids(run_ids), "dataset": dataset},
+        f"AND {chosen('metric', 'names')} ORDER BY run_id, dataset, metric, score, position_rule, aggregation",
+        {"runs": ids(run_ids), "dataset": dataset, "names": ids(names)},
     )
 
 
-def comparisons(store: Store, run_id: str | None = None) -> pd.DataFrame:
+def comparisons(store: Store, run_id: str | None = None, names: Sequence[str] | None = None) -> pd.DataFrame:
     """Paired differences, run minus baseline, with 95 % intervals: the columns of table ``comparisons``."""
     return store.query(
-        f"SELECT * FROM comparisons WHERE {equals('run_id', 'run_id')} "
+        f"SELECT * FROM comparisons WHERE {equals('run_id', 'run_id')} AND {chosen('metric', 'names')} "
         "ORDER BY run_id, baseline_run_id, dataset, metric, score",
-        {"run_id": run_id},
+        {"run_id": run_id, "names": ids(names)},
     )
 
 
@@ -42,6 +46,14 @@ def predictions(store: Store, run_id: str, dataset: str | None = None) -> pd.Dat
     return store.query(
         f"SELECT * FROM predictions WHERE run_id = $run_id AND {equals('dataset', 'dataset')} "
         "ORDER BY dataset, example_id",
+        {"run_id": run_id, "dataset": dataset},
+    )
+
+
+def example_ids(store: Store, run_id: str, dataset: str) -> pd.DataFrame:
+    """The ids of the questions that a run answered on a data set: column example_id, in order."""
+    return store.query(
+        "SELECT example_id FROM predictions WHERE run_id = $run_id AND dataset = $dataset ORDER BY example_id",
         {"run_id": run_id, "dataset": dataset},
     )
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from store.queries._sql import Store, equals
 
+_ALL = 2**62
 _ONE = "run_id = $run_id AND dataset = $dataset AND example_id = $example_id"
 
 
@@ -63,27 +64,39 @@ def paired_token_routing(store: Store, run_a: str, run_b: str, dataset: str, exa
     )
 
 
-def layer_overlap(store: Store, run_a: str, run_b: str, dataset: str | None = None) -> pd.DataFrame:
+def layer_overlap(
+    store: Store, run_a: str, run_b: str, dataset: str | None = None, limit: int | None = None
+) -> pd.DataFrame:
     """Per layer, how far two runs chose the same experts for the same tokens.
+
+    ``limit`` reads only the first so many shared questions, by id; ``n_examples`` says how many it were.
 
     Columns: layer, n (tokens both routed), n_examples, top_k, mean_overlap (experts shared), mean_jaccard,
     share_changed (fraction of tokens with another set), mean_changed (experts of run a that b replaced, per token).
     """
     keys = "dataset, example_id, position, layer"
+    questions = [
+        f"SELECT dataset, example_id FROM {store.facts('examples', run)} "
+        f"WHERE run_id = ${name} AND {equals('dataset', 'dataset')}"
+        for run, name in ((run_a, "a"), (run_b, "b"))
+    ]
     return store.query(
         f"""
+        WITH chosen AS (
+            SELECT * FROM ({questions[0]} INTERSECT {questions[1]}) ORDER BY dataset, example_id LIMIT $limit
+        )
         SELECT layer, count(*) AS n, count(DISTINCT (dataset, example_id)) AS n_examples, max(k) AS top_k,
             avg(shared) AS mean_overlap, avg(shared / (2.0 * k - shared)) AS mean_jaccard,
             avg((shared < k)::INTEGER) AS share_changed, avg(k - shared) AS mean_changed
         FROM (
             SELECT {keys}, len(a.expert_index) AS k, len(list_intersect(a.expert_index, b.expert_index)) AS shared
             FROM (SELECT {keys}, expert_index FROM {store.facts("routing", run_a)}
-                WHERE run_id = $a AND {equals("dataset", "dataset")}) a
+                WHERE run_id = $a AND (dataset, example_id) IN (FROM chosen)) a
             JOIN (SELECT {keys}, expert_index FROM {store.facts("routing", run_b)}
-                WHERE run_id = $b AND {equals("dataset", "dataset")}) b USING ({keys})
+                WHERE run_id = $b AND (dataset, example_id) IN (FROM chosen)) b USING ({keys})
             WHERE len(a.expert_index) = len(b.expert_index)
         )
         GROUP BY layer ORDER BY layer
         """,
-        {"a": run_a, "b": run_b, "dataset": dataset},
+        {"a": run_a, "b": run_b, "dataset": dataset, "limit": _ALL if limit is None else limit},
     )

@@ -41,6 +41,13 @@ def training_log(store: Store, run_id: str) -> pd.DataFrame:
     )
 
 
+def trained_runs(store: Store) -> pd.DataFrame:
+    """The runs whose routers were trained for them: column run_id, latest first."""
+    return store.query(
+        "SELECT run_id FROM runs WHERE run_id IN (SELECT run_id FROM training_log) ORDER BY started_at DESC, run_id"
+    )
+
+
 def efficiency(store: Store, run_ids: RunIds = None) -> pd.DataFrame:
     """Costs beside the deterministic run: run_id, quantity, value, baseline, unit, ratio (value ÷ baseline)."""
     return store.query(

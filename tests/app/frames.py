@@ -96,3 +96,31 @@ def token_rows() -> pd.DataFrame:
     """Three tokens in every layer."""
     rows = [(p, f"tok{p}", layer, p) for p in range(3) for layer in LAYERS]
     return pd.DataFrame(rows, columns=["position", "token", "layer", "changed"])
+
+
+def choice() -> pd.DataFrame:
+    """Three of four experts occur; the native router likes the first one more than what was applied."""
+    return pd.DataFrame(
+        {
+            "expert_index": [0, 1, 3],
+            "native_share": [0.6, 0.3, 0.1],
+            "share": [0.5, 0.3, 0.2],
+            "gate_share": [0.55, 0.35, 0.1],
+            "n_tokens": 100,
+        }
+    )
+
+
+def company() -> pd.DataFrame:
+    """Experts 0 and 2 are together twice as often as by chance, 0 and 1 half as often."""
+    rows = [(0, 2, 20, 40, 25, 2.0), (2, 0, 20, 25, 40, 2.0), (0, 1, 5, 40, 25, 0.5), (1, 0, 5, 25, 40, 0.5)]
+    frame = pd.DataFrame(rows, columns=["expert_a", "expert_b", "n", "n_a", "n_b", "lift"])
+    return frame.assign(n_tokens=100, given_a=frame["n"] / frame["n_a"])
+
+
+def training() -> pd.DataFrame:
+    """Three steps; the validation NLL is lowest at the middle one."""
+    rows = [(step, -1, "loss", 2.0 - step / 20) for step in (0, 10, 20)]
+    rows += [(step, -1, "validation_nll", value) for step, value in ((0, 1.5), (10, 1.2), (20, 1.3))]
+    rows += [(step, layer, "kl", 0.1 * step) for step in (0, 10, 20) for layer in LAYERS]
+    return pd.DataFrame(rows, columns=["step", "layer", "quantity", "value"])

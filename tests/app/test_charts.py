@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from app import pairs
-from app.charts import calibration, compare, layers, ood
+from app.charts import calibration, compare, experts, layers, ood, stability, training
 from app.charts.base import ChartDataError
 from app.charts.render import specification
 from tests.app import frames
@@ -68,13 +68,32 @@ def at(gamma: float) -> pd.DataFrame:
     return frame[frame["gamma"] == gamma]
 
 
+def by_run() -> pd.DataFrame:
+    """One tested run with intervals, one series without."""
+    tested = at(0.1).assign(series="deterministic")
+    return pd.concat([tested, tested.assign(series="fcvr", ci_low=None, ci_high=None)], ignore_index=True)
+
+
+def quadrants(quantity: str) -> pd.DataFrame:
+    return stability.quadrant_table(at(0.1), frames.leverage(), quantity=quantity, chosen=[5])
+
+
 CHARTS: dict[str, Any] = {
     "stability heatmap": lambda: layers.stability_heatmap(frames.stability(), frames.LAYERS, layer=2, gamma=0.1),
-    "stability profile": lambda: layers.stability_profile(at(0.1), frames.LAYERS, chosen=[5], layer=0),
+    "stability above chance": lambda: layers.stability_heatmap(
+        frames.stability(), frames.LAYERS, measure="instability"
+    ),
+    "violins": lambda: stability.stability_violins(at(0.1), frames.LAYERS, chosen=[5], layer=0),
+    "stability by run": lambda: stability.stability_by_run(
+        by_run(), frames.LAYERS, threshold=0.7, chance=0.2, chosen=[5]
+    ),
+    "quadrant": lambda: stability.quadrant(quadrants("nll"), title="NLL", percent=False, layer=1),
     "leverage in accuracy": lambda: layers.leverage_bars(frames.leverage(), frames.LAYERS, chosen=[1]),
     "leverage in NLL": lambda: layers.leverage_bars(frames.leverage(), frames.LAYERS, quantity="nll"),
-    "load": lambda: layers.load_heatmap(frames.load(), frames.LAYERS, layer=1),
-    "experts": lambda: layers.expert_bars(frames.load().query("layer == 1")),
+    "load": lambda: experts.load_heatmap(frames.load(), frames.LAYERS, layer=1),
+    "experts": lambda: experts.expert_bars(frames.load().query("layer == 1")),
+    "choice": lambda: experts.choice_dots(frames.choice(), n_experts=4, expert=1),
+    "company": lambda: experts.company(frames.company(), n_experts=4, expert=2),
     "reliability": lambda: calibration.reliability_diagram(frames.bins(), top=90),
     "ladder": lambda: calibration.interval_dots(
         LADDER, row="rung", title="ECE", order=["deterministic", "fcvr"], percent=True, group="calibration"
@@ -82,6 +101,10 @@ CHARTS: dict[str, Any] = {
     "distributions": lambda: ood.distributions(ood.histogram(frames.scores())),
     "roc": lambda: ood.roc(ood.roc_points(frames.scores())),
     "auroc": lambda: ood.auroc_forest(AUROC, order=["logit_variance", "gate_entropy"]),
+    "losses": lambda: training.losses(frames.training(), best=10),
+    "per layer": lambda: training.per_layer(
+        frames.training().query("quantity == 'kl'"), frames.LAYERS, title="KL (nats)"
+    ),
     "overlap": lambda: compare.overlap_by_layer(frames.overlap(), frames.LAYERS, chosen=[5], layer=5),
     "flips": lambda: compare.flips(FLIPS),
     "differences": lambda: compare.differences(DIFFERENCES, title="second − first", percent=True),
@@ -136,7 +159,8 @@ def test_charts_over_layers_share_one_axis_and_can_be_clicked(name: str) -> None
     ]
     assert domains
     assert all(domain == frames.LAYERS for domain in domains)
-    assert [param["select"]["fields"] for param in spec["params"] if param["name"] == "layer"] == [["layer"]]
+    clicked = {"load": ("cell", ["layer", "expert_index"])}.get(name, ("layer", ["layer"]))
+    assert [(param["name"], param["select"]["fields"]) for param in spec["params"]] == [clicked]
 
 
 def test_susceptible_cells_and_only_they_carry_a_dot() -> None:
@@ -210,3 +234,55 @@ def test_rendering_a_chart_leaves_no_trace_for_the_next() -> None:
 
 def test_equal_data_give_an_equal_specification() -> None:
     assert specification(CHARTS["load"]())[0] == specification(CHARTS["load"]())[0]
+
+
+def test_instability_is_zero_for_equal_sets_and_one_at_chance() -> None:
+    found = stability.instability(pd.Series([1.0, 0.2, 0.6]), pd.Series([0.2, 0.2, 0.2]))
+    assert found.tolist() == pytest.approx([0.0, 1.0, 0.5])
+
+
+def test_violins_lie_below_the_columns_of_the_heatmap_and_peak_at_the_mass() -> None:
+    frame = at(0.1).assign(quantiles=[[0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6]] * len(frames.LAYERS))
+    shapes = stability.violin_shapes(frame, frames.LAYERS)
+    assert shapes["jaccard"].between(0, 1).all()
+    for place, layer in enumerate(frames.LAYERS):
+        mine = shapes[shapes["layer"] == layer]
+        assert ((mine["left"] + mine["right"]) / 2).tolist() == pytest.approx([place] * len(mine))
+        widest = mine.loc[(mine["right"] - mine["left"]).idxmax(), "jaccard"]
+        assert widest == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("quantity", ["accuracy", "nll"])
+def test_quadrants_need_both_a_susceptible_layer_and_a_cost_above_zero(quantity: str) -> None:
+    rows = quadrants(quantity).set_index("layer")
+    assert rows.loc[1, "quadrant"] == "steady, and it matters"
+    assert rows.loc[5, "quadrant"] == "unstable, harmless"
+    assert rows.loc[0, "quadrant"] == "steady, harmless"
+    assert (rows["cost_low"] <= rows["cost"]).all()
+    assert (rows["cost"] <= rows["cost_high"]).all()
+    assert rows.loc[1, "cost"] == pytest.approx(0.1 if quantity == "accuracy" else 0.3)
+
+
+def test_company_is_measured_against_independence_on_a_scale_around_it() -> None:
+    spec, data = specification(CHARTS["company"]())
+    frame = next(frame for frame, _ in data.values() if "log_lift" in frame)
+    assert frame.loc[frame["lift"] == 2, "log_lift"].tolist() == [1.0, 1.0]
+    scale = spec["layer"][0]["encoding"]["color"]["scale"]
+    assert scale["domainMid"] == 0
+    assert scale["domain"][0] == -scale["domain"][1]
+
+
+def test_a_chart_of_one_layer_shows_every_expert_also_unused_ones() -> None:
+    for name in ("choice", "company"):
+        spec, _ = specification(CHARTS[name]())
+        domains = [
+            layer["encoding"]["x"]["scale"]["domain"]
+            for layer in spec["layer"]
+            if "scale" in layer.get("encoding", {}).get("x", {})
+        ]
+        assert [0, 1, 2, 3] in domains
+
+
+def test_the_best_step_is_that_of_the_lowest_validation_loss() -> None:
+    assert training.best_step(frames.training()) == (10, 1.2)
+    assert training.best_step(frames.training().query("quantity == 'loss'")) is None

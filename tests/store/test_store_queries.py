@@ -34,6 +34,13 @@ CALLS = {
     "token_routing": lambda s, a, b: queries.token_routing(s, a, ID, f"{ID}-0000"),
     "paired_token_routing": lambda s, a, b: queries.paired_token_routing(s, a, b, ID, f"{ID}-0000"),
     "layer_overlap": lambda s, a, b: queries.layer_overlap(s, a, b),
+    "example_ids": lambda s, a, b: queries.example_ids(s, a, ID),
+    "layer_tokens": lambda s, a, b: queries.layer_tokens(s, b, ID, 1, at_least=1),
+    "layer_examples": lambda s, a, b: queries.layer_examples(s, b, ID, 1),
+    "expert_choice": lambda s, a, b: queries.expert_choice(s, b, ID, 1),
+    "expert_pairs": lambda s, a, b: queries.expert_pairs(s, b, ID, 1),
+    "expert_tokens": lambda s, a, b: queries.expert_tokens(s, b, ID, 1, 2),
+    "trained_runs": lambda s, a, b: queries.trained_runs(s),
     "training_log": lambda s, a, b: queries.training_log(s, b),
     "efficiency": lambda s, a, b: queries.efficiency(s, [a, b]),
 }
@@ -47,7 +54,7 @@ def test_every_query_is_exercised_here():
 def test_each_query_finds_rows_and_an_unknown_run_gives_none_with_the_same_columns(store, name):
     found = CALLS[name](store, DET, FCVR)
     assert len(found) > 0
-    if name in ("runs", "models", "datasets"):
+    if name in ("runs", "models", "datasets", "trained_runs"):
         return
     nothing = CALLS[name](store, "unknown", "unknown too")
     assert len(nothing) == 0
@@ -91,6 +98,10 @@ def test_layer_overlap_equals_a_recount(store):
         assert got.mean_changed[layer] == pytest.approx((K - rows.shared).mean())
     one = queries.layer_overlap(store, DET, FCVR, ID)
     assert one.n.sum() == (pairs.dataset == ID).sum()
+    few = queries.layer_overlap(store, DET, FCVR, ID, limit=2)
+    first = pairs[(pairs.dataset == ID) & pairs.example_id.isin([f"{ID}-0000", f"{ID}-0001"])]
+    assert few.n.sum() == len(first)
+    assert few.n_examples.tolist() == [2] * SMALL["layers"]
     itself = queries.layer_overlap(store, FCVR, FCVR)
     assert (itself.mean_jaccard == 1).all()
     assert (itself.share_changed == 0).all()

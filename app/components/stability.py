@@ -1,0 +1,168 @@
+"""Stability of routing on screen: the heatmap, one noise level in depth, several runs on one scale, the quadrants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import runs as run_names
+from app.charts import layers as charts
+from app.charts import stability as depth
+from app.components.figure import figure
+from app.components.format import number
+from app.components.link import go
+from app.components.measured import measured_on, say_source
+from app.components.page import Page
+
+MEASURES = {"jaccard": "Jaccard", "instability": "1 − Jaccard above chance"}
+COSTS = {"accuracy": "accuracy lost when routing is random", "nll": "NLL gained when routing is random (nats)"}
+
+
+def click_layer(point: dict[str, Any]) -> None:
+    """A click on a layer in any chart chooses it."""
+    go("layer", int(point["layer"]))
+
+
+def carried(page: Page, run_id: str) -> list[int]:
+    """The layers in which the run has a Bayesian router."""
+    return [int(one) for one in run_names.as_list(page.run(run_id)["layers"])]
+
+
+def draw_heatmap(page: Page, run_id: str, found: tuple[str, pd.DataFrame], layers: list[int]) -> None:
+    """Layer × noise level."""
+    source, rows = found
+    values = page.link.values
+    gamma, layer, measure = values["gamma"], values["layer"], str(values["measure"])
+    at = rows[rows["gamma"] == gamma]
+    susceptible = sorted(at.loc[at["susceptible"].astype(bool), "layer"].astype(int))
+    table = rows.assign(instability=depth.instability(rows["jaccard"], rows["chance"]))
+    better = "higher = more stable" if measure == "jaccard" else "lower = more stable"
+    figure(
+        "Stability of routing under noise",
+        charts.stability_heatmap(rows, layers, measure=measure, layer=layer, gamma=gamma),  # type: ignore[arg-type]
+        table,
+        key="stability",
+        note=f"{MEASURES[measure]} of clean and noisy expert sets, mean over {int(rows['n'].max()):,} tokens; "
+        f"{better}. A white dot marks a susceptible layer at that noise level. Click a layer for its details.",
+        alt_text=f"{MEASURES[measure]} per layer and noise level; susceptible at γ = {gamma:g}: "
+        f"{susceptible or 'none'}",
+        card=page.card([source], "Stability of routing", f"layer_susceptibility, mode {values['mode']}"),
+        explains=("jaccard", "instability", "chance", "susceptible"),
+        selection="layer",
+        on_select=click_layer,
+    )
+    say_source(page, run_id, source)
+
+
+def draw_violins(page: Page, run_id: str, found: tuple[str, pd.DataFrame], layers: list[int]) -> None:
+    """The spread over tokens at the chosen noise level, with the rule as a line."""
+    source, rows = found
+    gamma, layer = page.link.values["gamma"], page.link.values["layer"]
+    at = rows[rows["gamma"] == gamma].reset_index(drop=True)
+    susceptible = sorted(at.loc[at["susceptible"].astype(bool), "layer"].astype(int))
+    listed = ", ".join(map(str, susceptible)) or "none"
+    figure(
+        f"At γ = {gamma:g}: {len(susceptible)} of {len(at)} layers susceptible",
+        depth.stability_violins(at, layers, chosen=carried(page, run_id), layer=layer),  # type: ignore[arg-type]
+        at,
+        key="profile",
+        note=f"Susceptible layers: {listed}. Violins: {int(at['n'].max()):,} tokens (drawn from seven quantiles), "
+        "dash: median, point and line: mean with 95 % interval. The rule: mean Jaccard below "
+        f"{at['threshold'].mean():.3f} (chance level {at['chance'].mean():.3f}). "
+        "Pink triangles: layers that carry a Bayesian router in this run.",
+        alt_text=f"Spread of Jaccard per layer at noise level {gamma:g} with the susceptibility threshold",
+        card=page.card([source], "Stability of routing", f"layer_susceptibility, mode {page.link.values['mode']}"),
+        explains=("susceptible", "jaccard", "chance"),
+        selection="layer",
+        on_select=click_layer,
+    )
+
+
+def run_series(page: Page, run_id: str, gamma: float, mode: str) -> tuple[pd.DataFrame, list[str]]:
+    """Jaccard per layer of every run of the experiment that was tested, and of each Bayesian choice without noise."""
+    family = run_names.siblings(page.runs, run_id)
+    names = {row["run_id"]: run_names.describe(row) for row in run_names.records(family)}
+    tested = page.data("layer_susceptibility", run_ids=tuple(names), mode=mode)
+    parts, used = [], []
+    for one, name in names.items():
+        rows = tested[(tested["run_id"] == one) & (tested["gamma"] == gamma)]
+        if not rows.empty:
+            parts.append(rows.assign(series=f"{name}: clean and noisy (γ = {gamma:g})"))
+            used.append(one)
+    stats = page.data("layer_stats", run_ids=tuple(names))
+    for one, name in names.items():
+        own = carried(page, one)
+        rows = stats[(stats["run_id"] == one) & stats["layer"].isin(own)]
+        if not rows.empty:
+            parts.append(
+                rows.assign(series=f"{name}: native and Bayesian choice, no noise", jaccard=rows["mean_jaccard"])
+            )
+            used.append(one)
+    columns = ["series", "run_id", "layer", "jaccard", "ci_low", "ci_high", "n"]
+    if not parts:
+        return pd.DataFrame(columns=columns), []
+    return pd.concat(parts, ignore_index=True).reindex(columns=columns), list(dict.fromkeys(used))
+
+
+def draw_runs(page: Page, run_id: str, found: tuple[str, pd.DataFrame], layers: list[int]) -> None:
+    """Deterministic and Bayesian runs of the experiment on one scale."""
+    gamma, mode = page.link.values["gamma"], str(page.link.values["mode"])
+    rows, used = run_series(page, run_id, gamma, mode)  # type: ignore[arg-type]
+    at = found[1][found[1]["gamma"] == gamma]
+    if rows["series"].nunique() < 2:
+        st.caption(
+            "Only one run of this experiment was tested for stability. `vmoer run SPEC.yaml` with a Bayesian method "
+            "and `susceptibility` among its stages puts deterministic and Bayesian routers on one scale here."
+        )
+        return
+    means = rows.groupby("series", sort=False)["jaccard"].mean()
+    said = "; ".join(f"{name} {number(value)}" for name, value in means.items())
+    figure(
+        "Deterministic and Bayesian routers on one scale",
+        depth.stability_by_run(
+            rows,
+            layers,
+            threshold=float(at["threshold"].mean()),
+            chance=float(at["chance"].mean()),
+            chosen=carried(page, run_id),
+        ),
+        rows,
+        key="runs",
+        note=f"Higher = steadier; 95 % intervals where stored. Mean over layers: {said}.",
+        alt_text=f"Jaccard per layer and run at noise level {gamma:g}: {said}",
+        card=page.card(used, "Stability by run", f"layer_susceptibility, mode {mode}; layer_stats"),
+        explains=("jaccard", "overlap", "in-router"),
+        selection="layer",
+        on_select=click_layer,
+    )
+
+
+def draw_quadrant(page: Page, run_id: str, found: tuple[str, pd.DataFrame]) -> None:
+    """Which layers are unstable, and whether it matters there."""
+    gamma, quantity = page.link.values["gamma"], str(page.link.values["quantity"])
+    source, leverage = measured_on(page, run_id, "layer_leverage")
+    single = leverage[(leverage["scope"] == "layer") & (leverage["intervention"] == "random-routing")]
+    at = found[1][found[1]["gamma"] == gamma]
+    rows = depth.quadrant_table(at, single, quantity=quantity, chosen=carried(page, run_id))
+    if rows.empty:
+        return
+    urgent = sorted(rows.loc[rows["quadrant"] == depth.QUADRANTS[1], "layer"].astype(int))
+    said = ", ".join(map(str, urgent)) or "none"
+    figure(
+        f"Unstable, and it matters: {len(urgent)} of {len(rows)} layers",
+        depth.quadrant(rows, title=COSTS[quantity], percent=quantity == "accuracy", layer=page.link.values["layer"]),  # type: ignore[arg-type]
+        rows,
+        key="quadrant",
+        note=f"Layers in the upper right: {said}. Right of the line: susceptible at γ = {gamma:g}. A layer matters "
+        f"where the 95 % interval of its cost lies above 0 ({int(rows['draws'].min())} random draws). These layers are "
+        "where a Bayesian router can help; numbers beside the points are layers.",
+        alt_text=f"Instability against leverage per layer; unstable and it matters: {said}",
+        card=page.card(
+            list(dict.fromkeys([found[0], source])), "Instability × leverage", "layer_susceptibility, layer_leverage"
+        ),
+        explains=("instability", "susceptible", f"{quantity}_change"),
+        selection="layer",
+        on_select=click_layer,
+    )
