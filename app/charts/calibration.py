@@ -1,14 +1,16 @@
-"""Reliability diagrams: what a run claims against what it gets right, with counts, gaps and empty bins."""
+"""What a run claims against what it gets right: reliability diagrams, numbers with intervals, risk over coverage."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from app.charts.base import require, stack, tip
 from app.palette import NEUTRAL
+from vmoer import metrics
 
 SIDE = 216
 FEW = 30  # bins with fewer examples are drawn hollow: their accuracy is mostly noise
@@ -148,3 +150,55 @@ def interval_dots(
         **offset,
     )
     return stack(interval, points).properties(height=(30 if group else 24) * len(order))
+
+
+CURVE_POINTS = 300
+
+
+def risk_coverage_points(predictions: pd.DataFrame, run: str) -> pd.DataFrame:
+    """The risk–coverage curve of one run, surest answers (lowest entropy) first, thinned to 300 points.
+
+    Columns: run, coverage (share of questions answered), risk (error rate among them), answered, n.
+    """
+    entropy = predictions["predictive_entropy"].to_numpy(dtype=float)
+    coverage, risk = metrics.risk_coverage(entropy, ~predictions["correct"].to_numpy(dtype=bool))
+    kept = np.unique(np.linspace(0, len(coverage) - 1, CURVE_POINTS).round().astype(int))
+    answered = np.round(coverage[kept] * len(entropy)).astype(int)
+    columns = {"run": run, "coverage": coverage[kept], "risk": risk[kept], "answered": answered, "n": len(entropy)}
+    return pd.DataFrame(columns)
+
+
+def risk_coverage(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart:
+    """Error rate among the surest share of answers, one line per run; lower is better, the right end is its error."""
+    data = require(frame, "run", "coverage", "risk", "answered", "n")
+    dashes = [[1, 0], [7, 3], [2, 2], [9, 2, 2, 2], [4, 4], [12, 3]]
+    names = list(order)
+    scale = alt.Scale(domain=names)
+    legend = alt.Legend(orient="top", columns=1, labelLimit=420, title=None, symbolType="stroke", symbolStrokeWidth=2)
+    lines = (
+        alt.Chart(data)
+        .mark_line(strokeWidth=2, interpolate="step-before")
+        .encode(
+            x=alt.X(
+                "coverage:Q",
+                title="coverage (surest share of the answers)",
+                scale=alt.Scale(domain=[0, 1], nice=False),
+                axis=alt.Axis(format=".0%"),
+            ),
+            y=alt.Y("risk:Q", title="risk (error rate among them)", axis=alt.Axis(format=".0%")),
+            color=alt.Color("run:N", scale=scale, legend=legend),
+            strokeDash=alt.StrokeDash(
+                "run:N",
+                scale=alt.Scale(domain=names, range=[dashes[i % len(dashes)] for i in range(len(names))]),
+                legend=legend,
+            ),
+            tooltip=[
+                tip("run:N", "run"),
+                tip("coverage:Q", "coverage", ".1%"),
+                tip("risk:Q", "risk", ".1%"),
+                tip("answered:Q", "answered", ",d"),
+                tip("n:Q", "questions", ",d"),
+            ],
+        )
+    )
+    return stack(lines).properties(height=280)

@@ -41,6 +41,36 @@ def overlap_by_layer(
     return stack(bars, selected_outline(layers, layer)).properties(height=190)
 
 
+def load_change(frame: pd.DataFrame, layers: Sequence[int], *, layer: int | None = None) -> alt.LayerChart:
+    """Layer × expert: change of an expert's share of its layer's load, second run − first run (orange = gained)."""
+    data = require(frame, "layer", "expert_index", "change", "share_a", "share_b")
+    bound = max(0.01, float(data["change"].abs().max()))
+    cells = (
+        alt.Chart(data)
+        .mark_rect()
+        .encode(
+            x=layer_axis(layers),
+            y=alt.Y("expert_index:O", axis=left_axis("expert", grid=False)),
+            color=alt.Color(
+                "change:Q",
+                title="change of load share (orange = gained, blue = lost)",
+                scale=alt.Scale(domain=[-bound, bound], domainMid=0, interpolate="rgb"),
+                legend=alt.Legend(orient="top", gradientLength=180, titleLimit=420, format="+.1%"),
+            ),
+            tooltip=[
+                tip("layer:O", "layer"),
+                tip("expert_index:O", "expert"),
+                tip("share_a:Q", "share in the first run", ".2%"),
+                tip("share_b:Q", "share in the second run", ".2%"),
+                tip("change:Q", "change", "+.2%"),
+            ],
+        )
+        .add_params(layer_selection())
+    )
+    height = min(18 * (int(data["expert_index"].max()) + 1), 480)
+    return stack(cells, selected_outline(layers, layer)).properties(height=height)
+
+
 def flips(frame: pd.DataFrame) -> alt.Chart:
     """Share of questions per outcome and data set; the two middle parts are the answers that changed."""
     data = require(frame, "dataset", "outcome", "count", "share", "n")
@@ -76,12 +106,12 @@ def flips(frame: pd.DataFrame) -> alt.Chart:
     )
 
 
-def differences(frame: pd.DataFrame, *, title: str, percent: bool) -> alt.LayerChart:
-    """Paired difference (second run − first run) with its 95 % interval, one row per data set; 0 = no difference."""
-    data = require(frame, "dataset", "difference", "ci_low", "ci_high", "verdict", "n")
-    form, axis_form = ("+.1%", "+.0%") if percent else ("+.3f", "+.2f")
+def differences(frame: pd.DataFrame, *, title: str, percent: bool, row: str = "dataset") -> alt.LayerChart:
+    """Paired difference (second run − first run) with its 95 % interval, one ``row`` each; 0 = no difference."""
+    data = require(frame, row, "difference", "ci_low", "ci_high", "verdict", "n")
+    form, axis_form = ("+.1%", "+.1~%") if percent else ("+.3f", "+.3~f")
     verdicts = ["no clear difference", "second run better", "second run worse"]
-    y = alt.Y("dataset:N", title=None, axis=alt.Axis(labelLimit=180))
+    y = alt.Y(f"{row}:N", sort=list(dict.fromkeys(data[row])), title=None, axis=alt.Axis(labelLimit=200))
     interval = (
         alt.Chart(data)
         .mark_rule(color=NEUTRAL, strokeWidth=2)
@@ -103,8 +133,8 @@ def differences(frame: pd.DataFrame, *, title: str, percent: bool) -> alt.LayerC
                 legend=None,
             ),
             tooltip=[
-                tip("dataset:N", "data set"),
-                tip("difference:Q", "second − first", form),
+                tip(f"{row}:N", "data set" if row == "dataset" else row),
+                tip("difference:Q", title, form),
                 tip("ci_low:Q", "95 % from", form),
                 tip("ci_high:Q", "95 % to", form),
                 tip("verdict:N", "verdict"),
@@ -113,7 +143,7 @@ def differences(frame: pd.DataFrame, *, title: str, percent: bool) -> alt.LayerC
         )
     )
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[4, 3]).encode(x=alt.X("at:Q"))
-    return stack(zero, interval, points).properties(height=30 * data["dataset"].nunique())
+    return stack(zero, interval, points).properties(height=30 * data[row].nunique())
 
 
 def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.LayerChart:

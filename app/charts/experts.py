@@ -36,7 +36,7 @@ def load_heatmap(
             color=alt.Color(
                 "relative:Q",
                 title="load ÷ balanced (1/E)",
-                scale=alt.Scale(domain=[0, top], domainMid=1, clamp=True),
+                scale=alt.Scale(domain=[0, top], domainMid=1, clamp=True, interpolate="rgb"),
                 legend=alt.Legend(orient="top", gradientLength=180, titleLimit=320, format=".1f"),
             ),
             tooltip=[
@@ -148,7 +148,7 @@ def company(frame: pd.DataFrame, *, n_experts: int, expert: int | None = None) -
             color=alt.Color(
                 "log_lift:Q",
                 title="together, against chance (log₂: +1 = twice, −1 = half)",
-                scale=alt.Scale(domain=[-bound, bound], domainMid=0, clamp=True),
+                scale=alt.Scale(domain=[-bound, bound], domainMid=0, clamp=True, interpolate="rgb"),
                 legend=alt.Legend(orient="top", gradientLength=180, titleLimit=420, format="+.1f"),
             ),
             tooltip=[

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from app.charts.base import require, rule, stack, tip
-from app.palette import NEUTRAL, ROLE_LABELS
+from app.palette import NEUTRAL, ROLE_LABELS, WORSE
 from vmoer import metrics
 
 OOD_ROLES = ("near-ood", "far-ood")
@@ -48,6 +48,26 @@ def roc_points(scores: pd.DataFrame) -> pd.DataFrame:
         false, true = metrics.roc_curve(inside, group["value"].to_numpy(dtype=float))
         parts.append(pd.DataFrame({"dataset": dataset, "role": role, "fpr": false, "tpr": true}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["dataset", "role", "fpr", "tpr"])
+
+
+def pr_points(scores: pd.DataFrame) -> pd.DataFrame:
+    """Precision over recall of every OoD set (the positives) against the in-distribution set, per threshold.
+
+    Columns: dataset, role, recall, precision, base (precision of a score that knows nothing: the OoD share).
+    """
+    inside = scores.loc[scores["role"] == "in-distribution", "value"].to_numpy(dtype=float)
+    parts = []
+    outside = scores[scores["role"].isin(OOD_ROLES)]
+    for (dataset, role), group in outside.groupby(["dataset", "role"], sort=False):
+        false, true = metrics.roc_curve(inside, group["value"].to_numpy(dtype=float))
+        found, wrong = true * len(group), false * len(inside)
+        kept = found + wrong > 0
+        precision = found[kept] / (found[kept] + wrong[kept])
+        base = len(group) / (len(group) + len(inside))
+        columns = {"dataset": dataset, "role": role, "recall": true[kept], "precision": precision, "base": base}
+        parts.append(pd.DataFrame(columns))
+    columns = ["dataset", "role", "recall", "precision", "base"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def _labels(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[list[int]]]:
@@ -142,6 +162,106 @@ def roc(frame: pd.DataFrame) -> alt.LayerChart:
         )
     )
     return stack(chance, rule(0.95, "FPR@95TPR is read here", dash=(2, 3)), curves).properties(height=260)
+
+
+def precision_recall(frame: pd.DataFrame) -> alt.LayerChart:
+    """Precision over recall of the OoD sets; the dotted lines are what a score that knows nothing reaches."""
+    data, sets, dashes = _labels(require(frame, "dataset", "role", "recall", "precision", "base"))
+    unit = alt.Scale(domain=[0, 1], nice=False)
+    colour = alt.Color("set:N", scale=alt.Scale(domain=["", *sets]), legend=_legend(sets))
+    y = alt.Y("precision:Q", title="precision (of those called OoD)", scale=unit, axis=alt.Axis(format=".0%"))
+    curves = (
+        alt.Chart(data)
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=alt.X("recall:Q", title="OoD found (recall)", scale=unit, axis=alt.Axis(format=".0%")),
+            y=y,
+            order=alt.Order("recall:Q"),
+            color=colour,
+            strokeDash=alt.StrokeDash(
+                "set:N", scale=alt.Scale(domain=["", *sets], range=[[1, 0], *dashes]), legend=None
+            ),
+            tooltip=[
+                tip("set:N", "data set"),
+                tip("recall:Q", "recall", ".1%"),
+                tip("precision:Q", "precision", ".1%"),
+                tip("base:Q", "without any knowledge", ".1%"),
+            ],
+        )
+    )
+    bases = data.drop_duplicates("set")[["set", "base"]]
+    chance = (
+        alt.Chart(bases)
+        .mark_rule(strokeDash=[2, 3], strokeWidth=1.5)
+        .encode(y=alt.Y("base:Q"), color=colour, tooltip=[tip("set:N", "data set"), tip("base:Q", "OoD share", ".1%")])
+    )
+    return stack(chance, curves).properties(height=260)
+
+
+def auroc_matrix(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart:
+    """AUROC as score (rows) × OoD set (columns), blue to orange around 0.5; a value below 0.5 carries its badge."""
+    data, sets, _ = _labels(require(frame, "label", "dataset", "role", "value", "ci_low", "ci_high", "n", "verdict"))
+    data["badge"] = (data["value"] < 0.5).map({True: "▼ INVERTED", False: ""})
+    x = alt.X("set:N", title=None, sort=sets, axis=alt.Axis(labelAngle=0, labelLimit=220, orient="top", grid=False))
+    y = alt.Y("label:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=230, grid=True))
+    base = alt.Chart(data).encode(x=x, y=y)
+    cells = base.mark_square(size=300, opacity=1, xOffset=-62, stroke=NEUTRAL, strokeWidth=0.5).encode(
+        color=alt.Color(
+            "value:Q",
+            title="AUROC (0.5 = chance)",
+            scale=alt.Scale(domain=[0, 1], domainMid=0.5, interpolate="rgb"),
+            legend=alt.Legend(orient="bottom", gradientLength=180, format=".1f"),
+        ),
+        tooltip=[
+            tip("label:N", "score"),
+            tip("set:N", "data set"),
+            tip("value:Q", "AUROC", ".3f"),
+            tip("ci_low:Q", "95 % from", ".3f"),
+            tip("ci_high:Q", "95 % to", ".3f"),
+            tip("verdict:N", "verdict"),
+            tip("n:Q", "questions, both sets", ",d"),
+        ],
+    )
+    # Beside the colour rather than on it: the ends of the scale are dark in one theme and light in the other.
+    values = base.mark_text(align="left", dx=-48, fontSize=13, fontWeight="bold", color=NEUTRAL).encode(
+        text=alt.Text("value:Q", format=".2f")
+    )
+    badges = base.mark_text(align="left", dx=-12, fontSize=12, fontWeight="bold", color=WORSE).encode(text="badge:N")
+    return stack(cells, values, badges).properties(height=30 * len(order))
+
+
+def matched_dots(frame: pd.DataFrame) -> alt.LayerChart:
+    """AUROC per OoD set: all questions, only length-matched ones, and prompt length alone as the score."""
+    data, sets, _ = _labels(require(frame, "dataset", "role", "what", "value", "ci_low", "ci_high", "n"))
+    kinds = list(dict.fromkeys(data["what"]))
+    y = alt.Y("set:N", sort=sets, title=None, axis=alt.Axis(labelLimit=230, grid=True))
+    offset = alt.YOffset("what:N", scale=alt.Scale(domain=kinds, paddingOuter=0.5))
+    scale = alt.Scale(domain=kinds)
+    interval = (
+        alt.Chart(data)
+        .mark_rule(color=NEUTRAL, strokeWidth=2)
+        .encode(x=alt.X("ci_low:Q"), x2=alt.X2("ci_high:Q"), y=y, yOffset=offset)
+    )
+    points = (
+        alt.Chart(data)
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            x=alt.X("value:Q", title="AUROC (0.5 = chance)", scale=alt.Scale(domain=[0, 1])),
+            y=y,
+            yOffset=offset,
+            color=alt.Color("what:N", title=None, scale=scale, legend=alt.Legend(orient="top", labelLimit=300)),
+            shape=alt.Shape("what:N", title=None, scale=scale),
+            tooltip=[
+                tip("set:N", "data set"),
+                tip("what:N", "on"),
+                tip("value:Q", "AUROC", ".3f"),
+                tip("ci_low:Q", "95 % from", ".3f"),
+                tip("ci_high:Q", "95 % to", ".3f"),
+                tip("n:Q", "questions, both sets", ",d"),
+            ],
+        )
+    )
+    return stack(rule(0.5, "chance", horizontal=False), interval, points).properties(height=62 * len(sets))
 
 
 def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart:

@@ -15,6 +15,7 @@ from app.components import states
 from app.components.figure import figure
 from app.components.link import go
 from app.components.page import Page
+from app.components.text import plain
 from app.components.tokens import token_strip, visible
 
 
@@ -51,6 +52,7 @@ def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str,
     )
     titles = [f"position {row.position}: {row.changed:.2f} of {top_k} experts changed" for row in tokens.itertuples()]
     token_strip(tokens["token"].tolist(), (tokens["changed"] / heaviest).tolist(), titles, marked)
+    draw_strips(page, first, second, rows, tokens["token"].tolist(), marked)
     figure(
         "Experts changed per token and layer",
         token_heatmap(
@@ -75,6 +77,22 @@ def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str,
         draw_token(rows[rows["position"] == token], tokens["token"].iloc[marked])
     else:
         st.caption("No token is chosen: click a cell of the heatmap.")
+
+
+def draw_strips(page: Page, first: str, second: str, rows: pd.DataFrame, tokens: list[str], marked: int | None) -> None:
+    """The prompt in both runs side by side, shaded by mean routing entropy over layers on one scale."""
+    means = rows.groupby("position")[["routing_entropy_a", "routing_entropy_b"]].mean()
+    low, high = float(means.min().min()), float(means.max().max())
+    span = max(high - low, 1e-12)
+    for column, side, run_id in zip(st.columns(2, gap="large"), ("a", "b"), (first, second), strict=True):
+        values = means[f"routing_entropy_{side}"]
+        with column:
+            st.caption(
+                f"{plain(page.label(run_id))}: routing entropy, mean over layers, {low:.3f} to {high:.3f} nats on both "
+                "sides; stronger = less sure."
+            )
+            titles = [f"position {place}: {value:.3f} nats" for place, value in values.items()]
+            token_strip(tokens, ((values - low) / span).tolist(), titles, marked)
 
 
 def draw_token(rows: pd.DataFrame, token: str) -> None:

@@ -7,16 +7,35 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from app import pairs
 from app import runs as run_names
-from app.charts.calibration import FEW, direction, reliability_diagram
+from app.charts import compare
+from app.charts.calibration import (
+    CURVE_POINTS,
+    FEW,
+    direction,
+    reliability_diagram,
+    risk_coverage,
+    risk_coverage_points,
+)
 from app.components import states
 from app.components.figure import Tile, figure, heading
 from app.components.format import interval, is_percent, missing, number
 from app.components.page import Page, open_page
 from app.components.text import plain
 from app.palette import ROLE_LABELS
+from vmoer.metrics import definition
 
 PATH = "views/calibration.py"
+TITLES = {
+    "ece": "ECE",
+    "ece_adaptive": "adaptive ECE",
+    "mce": "MCE",
+    "nll": "NLL (nats)",
+    "brier": "Brier",
+    "aurc": "AURC",
+}
+PAIRED = ("accuracy", "ece", "mce", "nll", "brier")
 METRICS = ("accuracy", "ece", "ece_adaptive", "mce", "nll", "brier")
 CALIBRATIONS = {"raw": "raw", "temperature-scaled": "temperature-scaled", "both": "both"}
 SCHEMES = {"equal-width": "equal-width bins", "adaptive": "adaptive (equal-mass) bins"}
@@ -89,8 +108,9 @@ def diagrams(page: Page, dataset: str, run_ids: list[str], calibrations: list[st
 
 def numbers(page: Page, run_ids: list[str], datasets: list[str], calibrations: list[str]) -> None:
     """The table of calibration metrics, one row per run, data set and calibration."""
-    metrics = page.data("metrics", run_ids=tuple(run_ids))
-    metrics = metrics[metrics["dataset"].isin(datasets)]
+    wanted = [f"{metric}{suffix}" for metric in (*METRICS, "overconfidence") for suffix in ("", "_ts")]
+    metrics = page.data("metrics", run_ids=tuple(run_ids), names=(*wanted, "temperature", "aurc"))
+    metrics = metrics[metrics["dataset"].isin(datasets) & metrics["score"].isin(["", "answer_entropy"])]
     rows: list[dict[str, Any]] = []
     for dataset in datasets:
         for run_id in run_ids:
@@ -114,25 +134,104 @@ def numbers(page: Page, run_ids: list[str], datasets: list[str], calibrations: l
                     row[metric] = interval(*bounds, percent=is_percent(metric))
                     if cell:
                         row["n"] = int(cell["n"])
+                cell = {} if suffix else here.get("aurc", {})
+                row["aurc"] = interval(cell.get("value"), cell.get("ci_low"), cell.get("ci_high"), percent=True)
                 row["T"] = number(here.get("temperature", {}).get("value")) if suffix else "–"
                 rows.append(row)
-    kept = {f"{metric}{suffix}" for metric in (*METRICS, "overconfidence") for suffix in ("", "_ts")} | {"temperature"}
     heading(
         "Calibration in numbers",
         "95 % intervals in brackets. ECE and MCE over 15 bins are biased upwards on few examples; "
         "read them beside NLL.",
         key="numbers",
         card=page.card(run_ids, "Calibration", "metrics"),
-        table=metrics[metrics["metric"].isin(kept)].reset_index(drop=True),
-        explains=(*METRICS, "overconfidence", "temperature"),
+        table=metrics.reset_index(drop=True),
+        explains=(*METRICS, "aurc", "overconfidence", "temperature"),
     )
-    titles = {"ece": "ECE", "ece_adaptive": "adaptive ECE", "mce": "MCE", "nll": "NLL (nats)", "brier": "Brier"}
     st.dataframe(
         pd.DataFrame(rows),
         hide_index=True,
         key="numbers.frame",
         alt="Calibration metrics per run and data set",
-        column_config={name: st.column_config.TextColumn(title) for name, title in titles.items()},
+        column_config={name: st.column_config.TextColumn(title) for name, title in TITLES.items()},
+    )
+
+
+def draw_risk(page: Page, dataset: str, run_ids: list[str]) -> None:
+    """Risk over coverage of the chosen runs, with AURC in the note."""
+    parts = []
+    for run_id in run_ids:
+        answers = page.data("predictions", run_id, dataset)
+        if not answers.empty:
+            parts.append(risk_coverage_points(answers, page.label(run_id)).assign(run_id=run_id))
+    if not parts:
+        return
+    rows = pd.concat(parts, ignore_index=True)
+    stored = page.data("metrics", run_ids=tuple(run_ids), dataset=dataset, names=("aurc",))
+    stored = stored[stored["score"] == "answer_entropy"].set_index("run_id")
+    said = []
+    for run_id in rows["run_id"].unique():
+        if run_id in stored.index:
+            cell = stored.loc[run_id]
+            area = interval(cell["value"], cell["ci_low"], cell["ci_high"], percent=True)
+            said.append(f"{page.label(run_id)} {area}")
+    figure(
+        f"Risk over coverage on {dataset}",
+        risk_coverage(rows, order=[page.label(run_id) for run_id in run_ids]),
+        rows,
+        key=f"risk.{dataset}",
+        note=f"Error rate if only the surest answers (lowest answer entropy) were given; lower is better; "
+        f"n = {int(rows['n'].max()):,}; at most {CURVE_POINTS} points of each curve are drawn. "
+        f"AURC, 95 %: {'; '.join(said) or 'not stored'}.",
+        alt_text=f"Risk over coverage on {dataset}. AURC: {'; '.join(said) or 'not stored'}",
+        card=page.card(run_ids, f"Risk over coverage on {dataset}", "predictions, metrics"),
+        explains=("risk_coverage", "aurc", "answer_entropy"),
+    )
+
+
+def paired_rows(page: Page, run_ids: list[str], datasets: list[str]) -> pd.DataFrame:
+    """Stored paired differences of the chosen runs from their deterministic run on the chosen data sets."""
+    parts = []
+    for run_id in run_ids:
+        baseline = run_names.deterministic_of(page.runs, run_id)
+        rows = page.data("comparisons", run_id, names=PAIRED)
+        rows = rows[(rows["baseline_run_id"] == baseline) & rows["dataset"].isin(datasets)]
+        parts.append(rows.assign(run=[f"{run_names.describe(page.run(run_id))} · {one}" for one in rows["dataset"]]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def draw_paired(page: Page, run_ids: list[str], datasets: list[str]) -> None:
+    """Paired differences from the deterministic run, one small chart per metric."""
+    rows = paired_rows(page, run_ids, datasets)
+    if rows.empty:
+        st.caption(
+            "No paired differences: choose a Bayesian run whose experiment has a deterministic run. Two bars with "
+            "separate intervals would not tell whether a difference is real; the Compare page pairs any two runs."
+        )
+        return
+    ends = zip(rows["ci_low"], rows["ci_high"], rows["direction"], strict=True)
+    rows["verdict"] = [pairs.verdict(*one) for one in ends]
+    tiles = []
+    for metric in PAIRED:
+        part = rows[rows["metric"] == metric].drop_duplicates("run")
+        if not part.empty:
+            better = definition(metric).direction
+            chart = compare.differences(part, title="run − deterministic", percent=is_percent(metric), row="run")
+            tiles.append(Tile(f"{TITLES.get(metric, metric)}, {better} is better", chart, width=250))
+    clear = rows[rows["verdict"] != "no clear difference"]
+    said = "; ".join(
+        f"{row['metric']} of {row['run']}: {row['verdict'].removeprefix('second run ')}"
+        for row in run_names.records(clear)
+    )
+    figure(
+        "Against the deterministic run, question by question",
+        tiles,
+        rows,
+        key="paired",
+        note="Paired differences on the same questions, 95 % intervals, stored with the run. ▲ better, ▼ worse, "
+        f"● no clear difference. In words: {said or 'no interval excludes zero'}.",
+        alt_text=f"Paired differences from the deterministic run: {said or 'no interval excludes zero'}",
+        card=page.card(run_ids, "Paired differences", "comparisons"),
+        explains=PAIRED,
     )
 
 
@@ -175,6 +274,8 @@ def render() -> None:
     calibrations = ["raw", "temperature-scaled"] if calibration == "both" else [calibration]
     for dataset in datasets:
         diagrams(page, dataset, run_ids, calibrations, scheme)
+        draw_risk(page, dataset, run_ids)
+    draw_paired(page, run_ids, datasets)
     numbers(page, run_ids, datasets, calibrations)
 
 

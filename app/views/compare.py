@@ -16,6 +16,7 @@ from app.components.format import is_percent
 from app.components.link import go
 from app.components.page import Page, open_page
 from app.components.prompt import draw_prompt
+from app.components.stepper import stepper
 from vmoer.metrics import definition
 
 PATH = "views/compare.py"
@@ -117,7 +118,7 @@ def draw_answers(page: Page, first: str, second: str, rows: pd.DataFrame) -> Non
 
 def draw_overlap(page: Page, first: str, second: str, dataset: str | None) -> None:
     """How much the two runs' expert sets overlap per layer."""
-    rows = page.data("layer_overlap", first, second, dataset=dataset)
+    rows = page.data("layer_overlap", first, second, dataset=dataset, limit=page.settings.max_overlap)
     if rows.empty:
         states.empty(
             "No shared tokens were traced",
@@ -133,7 +134,9 @@ def draw_overlap(page: Page, first: str, second: str, dataset: str | None) -> No
         charts.overlap_by_layer(rows, layers, chosen=chosen, layer=page.link.values["layer"]),  # type: ignore[arg-type]
         rows,
         key="overlap",
-        note=f"Mean Jaccard of the expert sets on the same {int(rows['n'].max()):,} tokens; 1 = the same experts. "
+        note=f"Mean Jaccard of the expert sets on the same {int(rows['n'].max()):,} tokens of "
+        f"{int(rows['n_examples'].max()):,} shared questions (the first by id, at most {page.settings.max_overlap:,}); "
+        "1 = the same experts. "
         f"Least in layer {int(lowest['layer'])} ({lowest['mean_jaccard']:.3f}). "
         "Above the first Bayesian layer, inputs differ as well.",
         alt_text="Mean Jaccard of the expert sets of both runs per layer",
@@ -144,21 +147,41 @@ def draw_overlap(page: Page, first: str, second: str, dataset: str | None) -> No
     )
 
 
+def draw_load_change(page: Page, first: str, second: str, dataset: str | None) -> None:
+    """Experts gained and lost: how each expert's share of its layer's load changed."""
+    keys = ["layer", "expert_index"]
+    one, two = (page.data("expert_load", run_id, dataset=dataset) for run_id in (first, second))
+    rows = one[[*keys, "share"]].merge(two[[*keys, "share"]], on=keys, suffixes=("_a", "_b"))
+    if rows.empty:
+        return
+    rows["change"] = rows["share_b"] - rows["share_a"]
+    layers = [int(layer) for layer in sorted(rows["layer"].unique())]
+    moved = rows.groupby("layer")["change"].apply(lambda part: part.abs().sum() / 2)
+    figure(
+        "Experts gained and lost",
+        charts.load_change(rows, layers, layer=page.link.values["layer"]),  # type: ignore[arg-type]
+        rows,
+        key="moved",
+        note=f"Share of the layer's tokens on {dataset}, second run − first run. Most load moved in layer "
+        f"{int(moved.idxmax())}: {moved.max():.1%} of its slots went to other experts.",
+        alt_text="Change of load share per layer and expert between the two runs",
+        card=page.card([first, second], "Load change", "expert_load"),
+        explains=("load_share",),
+        selection="layer",
+        on_select=lambda point: go("layer", int(point["layer"])),
+    )
+
+
 def draw_example(page: Page, first: str, second: str, rows: pd.DataFrame, examples: list[str]) -> None:
     """One question: both answers, then its tokens."""
     link = page.link
     dataset, example = str(link.values["dataset"]), str(link.values["example"])
     st.markdown("### One question, token by token", anchors=False)
-    place = examples.index(example)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         with st.container(width=340):
             link.select("example", f"Question of {dataset}", examples)
-        before = examples[max(place - 1, 0)]
-        st.button("‹ Previous", on_click=go, args=("example", before), disabled=place == 0, shortcut="Alt+Left")
-        after = examples[min(place + 1, len(examples) - 1)]
-        last = place == len(examples) - 1
-        st.button("Next ›", on_click=go, args=("example", after), disabled=last, shortcut="Alt+Right")
-        st.caption(f"{place + 1:,} of {len(examples):,} · changed answers first", width="content")
+        stepper("example", examples, example, "question")
+        st.caption("changed answers first", width="content")
     row = rows[(rows["dataset"] == dataset) & (rows["example_id"] == example)].iloc[0]
     table = page.data("examples", second, dataset)
     stored = table[table["example_id"] == example]
@@ -250,6 +273,7 @@ def render() -> None:
     draw_answers(page, first, second, rows)
     if page.run(first)["model"] == page.run(second)["model"]:
         draw_overlap(page, first, second, dataset)
+        draw_load_change(page, first, second, dataset)
         draw_example(page, first, second, rows, examples)
 
 

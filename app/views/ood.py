@@ -9,16 +9,18 @@ import streamlit as st
 
 from app import runs as run_names
 from app.charts import ood as charts
+from app.charts.ood import matched_dots
 from app.components import states
-from app.components.figure import figure, heading
-from app.components.format import interval
+from app.components.figure import figure
 from app.components.page import Page, open_page
+from app.matching import MATCHED, length_control
 from app.palette import ROLE_LABELS
 from vmoer.metrics import DEFINITIONS
 
 PATH = "views/ood.py"
 POSITIONS = {"answer": "answer", "final_prompt_token": "last token", "prompt_mean": "prompt mean"}
 AGGREGATIONS = {"none": "none", "mean_layers": "mean over layers"}
+CURVES = {"roc": "ROC", "pr": "precision–recall"}
 INVERTED = "INVERTED"
 
 
@@ -78,24 +80,83 @@ def draw_score(page: Page, run_id: str, scores: pd.DataFrame, score: str, label:
             explains=explains,
         )
     with right:
-        curve = charts.roc_points(scores)
-        if curve.empty:
-            states.empty(
-                "No ROC curve", why="It needs an in-distribution set and at least one OoD set in the same run."
-            )
-            return
-        inside = int((scores["role"] == "in-distribution").sum())
+        draw_curve(page, scores, label, card)
+
+
+def draw_curve(page: Page, scores: pd.DataFrame, label: str, card: dict[str, Any]) -> None:
+    """The ROC or precision–recall curve of the chosen score."""
+    curve = charts.roc_points(scores)
+    if curve.empty:
+        states.empty("No ROC curve", why="It needs an in-distribution set and at least one OoD set in the same run.")
+        return
+    inside = int((scores["role"] == "in-distribution").sum())
+    if page.link.values["curve"] == "pr":
+        curve = charts.pr_points(scores)
         figure(
-            f"ROC of {label}",
-            charts.roc(curve),
+            f"Precision over recall of {label}",
+            charts.precision_recall(curve),
             curve,
-            key="roc",
-            note=f"OoD sets against {inside:,} in-distribution questions; above the diagonal = better than "
-            "chance, below it the score is inverted.",
-            alt_text=f"ROC curves of {label}",
+            key="pr",
+            note=f"OoD sets (the positives) against {inside:,} in-distribution questions; higher is better; dotted: "
+            "what a score that knows nothing reaches, which depends on the sizes of the sets.",
+            alt_text=f"Precision over recall of {label}",
             card=card,
-            explains=("auroc", "fpr95"),
+            explains=("auprc",),
         )
+        return
+    figure(
+        f"ROC of {label}",
+        charts.roc(curve),
+        curve,
+        key="roc",
+        note=f"OoD sets against {inside:,} in-distribution questions; above the diagonal = better than "
+        "chance, below it the score is inverted.",
+        alt_text=f"ROC curves of {label}",
+        card=card,
+        explains=("auroc", "fpr95"),
+    )
+
+
+@st.cache_data(max_entries=64, show_spinner="Matching prompt lengths")
+def control(key: tuple[Any, ...], _scores: pd.DataFrame, n_resamples: int) -> pd.DataFrame:
+    """The length-matched control; ``key`` names generation, run and score for the cache."""
+    del key
+    return length_control(_scores, n_resamples)
+
+
+def draw_control(page: Page, run_id: str, scores: pd.DataFrame, label: str) -> None:
+    """Whether the score notices more than prompt length."""
+    lengths = pd.DataFrame()
+    for candidate in dict.fromkeys([run_id, *run_names.siblings(page.runs, run_id)["run_id"]]):
+        lengths = page.data("example_lengths", candidate)
+        if not lengths.empty:
+            break
+    joined = scores.merge(lengths, on=["dataset", "example_id"]) if not lengths.empty else lengths
+    rows = (
+        control((page.data.key, run_id, label, len(joined)), joined, page.settings.bootstrap)
+        if not joined.empty
+        else joined
+    )
+    if rows.empty:
+        st.caption("Prompt lengths come from the trace; without one the length-matched control cannot be drawn.")
+        return
+    means = joined.groupby("dataset", sort=False)["n_tokens"].mean()
+    said = ", ".join(f"{name} {value:.1f}" for name, value in means.items())
+    kept = rows.loc[rows["what"] == MATCHED, "n"]
+    counts = " or ".join(f"{count:,}" for count in sorted(set(kept))) or "no"
+    figure(
+        f"Length-matched control of {label}",
+        matched_dots(rows),
+        rows,
+        key="control",
+        note=f"Mean prompt tokens: {said}. Matched: equally many questions of both sets in each class of length "
+        f"(at most {int(rows['width'].max())} tokens wide), {counts} questions, seed 0. Where the matched AUROC falls "
+        "to 0.5, the score only noticed length. Lines: 95 % intervals from "
+        f"{page.settings.bootstrap:,} resamples computed here.",
+        alt_text=f"AUROC of {label} on all questions, on length-matched ones, and of prompt length itself",
+        card=page.card([run_id], f"Length-matched control of {label}", "ood_scores, example_lengths"),
+        explains=("auroc",),
+    )
 
 
 def draw_matrix(page: Page, run_id: str, rows: pd.DataFrame) -> None:
@@ -117,28 +178,17 @@ def draw_matrix(page: Page, run_id: str, rows: pd.DataFrame) -> None:
         card=card,
         explains=("auroc", "auprc", "fpr95"),
     )
-    metrics = page.data("metrics", run_ids=(run_id,))
-    table: list[dict[str, Any]] = []
-    for label, group in rows.groupby("label", sort=False):
-        line: dict[str, Any] = {"score": label}
-        for row in run_names.records(group):
-            text = interval(row["value"], row["ci_low"], row["ci_high"])
-            line[f"{row['dataset']} ({ROLE_LABELS[row['role']]})"] = text + (
-                f" ▼ {INVERTED}" if row["value"] < 0.5 else ""
-            )
-        table.append(line)
-    wanted = metrics[metrics["metric"].isin(["auroc", "auprc", "fpr95"])].reset_index(drop=True)
-    heading(
-        "AUROC table",
-        f"Score × OoD set, 95 % intervals in brackets; ▼ {INVERTED} marks values below 0.5: the score calls familiar "
-        "questions foreign. The file also holds AUPRC and FPR@95TPR.",
+    figure(
+        "AUROC, score × OoD set",
+        charts.auroc_matrix(rows, order=order),
+        page.data("metrics", run_ids=(run_id,), names=("auroc", "auprc", "fpr95")),
         key="matrix",
+        note=f"▼ {INVERTED} marks values below 0.5: the score calls familiar questions foreign. Nothing is flipped; a "
+        "score that is right only after flipping was not declared that way. The table also holds AUPRC and FPR@95TPR.",
+        alt_text=f"Matrix of AUROC per score and OoD set. {said}",
         card=card,
-        table=wanted,
-        explains=("auroc",),
+        explains=("auroc", "auprc", "fpr95"),
     )
-    frame = pd.DataFrame(table).set_index("score").reindex(order).reset_index()
-    st.dataframe(frame, hide_index=True, key="matrix.frame", alt="AUROC per score and OoD set")
 
 
 def render() -> None:
@@ -162,6 +212,7 @@ def render() -> None:
     at_position = of_score[of_score["position_rule"] == position]
     aggregations = list(dict.fromkeys(at_position["aggregation"]))
     aggregation = link.pick("aggregation", aggregations, aggregations[0] if aggregations else None)
+    link.pick("curve", list(CURVES), "roc")
     link.commit()
     with st.container(horizontal=True, gap="small"):
         with st.container(width=420):
@@ -183,7 +234,9 @@ def render() -> None:
     values = page.data("ood_scores", run_id, score, position, aggregation)
     values = values[values["role"] != "validation"]
     values = values.sort_values(["role", "dataset"], key=_by_role, kind="stable").reset_index(drop=True)
+    link.select("curve", "Curve", list(CURVES), show=lambda name: CURVES[name], kind="buttons")
     draw_score(page, run_id, values, score, score_label(score, position, aggregation))
+    draw_control(page, run_id, values, score_label(score, position, aggregation))
     rows = auroc_rows(page, run_id)
     if rows.empty:
         states.empty("No AUROC is stored for this run", why="It needs an in-distribution and an OoD data set.")

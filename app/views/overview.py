@@ -121,7 +121,7 @@ def draw_runs(page: Page) -> None:
         alt="All runs with accuracy, ECE and NLL",
         column_config={
             "verdicts": st.column_config.MultiselectColumn(
-                "verdicts", options=list(verdicts.CHIPS), color=list(verdicts.CHIPS.values()), width="medium"
+                "verdicts", options=list(verdicts.CHIPS), color=list(verdicts.CHIPS.values()), width=340
             ),
             "all data sets": st.column_config.ListColumn(),
             "accuracy": st.column_config.TextColumn("accuracy ↑", help="higher is better"),
@@ -146,7 +146,7 @@ def _door(path: str, name: str, lead: str, run_id: str, baseline: str | None) ->
         query["baseline"] = baseline
     if path.endswith("calibration.py"):
         query = {"runs": list(dict.fromkeys([baseline or run_id, run_id]))}
-    with st.container(border=True, gap="xsmall", width=212, height=132):
+    with st.container(border=True, gap="xsmall", width=206, height=126):
         st.page_link(path, label=f"**{name}** →", query_params=query)
         st.caption(lead)
 

@@ -72,7 +72,7 @@ def draw_losses(page: Page, source: str, log: pd.DataFrame) -> None:
         charts.losses(rows, best=best[0] if best else None),
         rows,
         key="losses",
-        note=f"{last + 1:,} optimiser steps, one training run, no interval; lower is better. {said}",
+        note=f"{last:,} optimiser steps, one training run, no interval; lower is better. {said}",
         alt_text=f"Loss, task loss and validation NLL over steps. {said}",
         card=page.card([source], "Losses", "training_log"),
         explains=("nll", "kl"),
@@ -95,7 +95,8 @@ def draw_layers(page: Page, source: str, log: pd.DataFrame, quantities: list[str
         charts.per_layer(rows, layers, title=title),
         rows,
         key="layers",
-        note=f"{len(layers)} layers × {rows['step'].nunique():,} logged steps. {said}",
+        note=f"{len(layers)} trained layer{'s' if len(layers) > 1 else ''} × {rows['step'].nunique():,} logged steps. "
+        f"{said}",
         alt_text=f"{title} per optimiser step and layer. {said}",
         card=page.card([source], title, "training_log"),
         explains=tuple(name for name in (quantity,) if name in DEFINITIONS),

@@ -3,7 +3,7 @@
 from store.queries.drill import expert_choice, expert_pairs, expert_tokens, layer_examples, layer_tokens
 from store.queries.layers import expert_load, layer_leverage, layer_stats, layer_susceptibility
 from store.queries.metrics import comparisons, example_ids, metrics, paired_predictions, predictions, reliability
-from store.queries.ood import ood_score_names, ood_scores
+from store.queries.ood import example_lengths, ood_score_names, ood_scores
 from store.queries.routing import examples, layer_overlap, paired_token_routing, token_routing
 from store.queries.runs import datasets, efficiency, models, run, runs, trained_runs, training_log
 
@@ -12,6 +12,7 @@ __all__ = [
     "datasets",
     "efficiency",
     "example_ids",
+    "example_lengths",
     "examples",
     "expert_choice",
     "expert_load",

@@ -1,4 +1,5 @@
-"""Out-of-distribution scores per question."""
+# ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
+"""Out-of-distribution scores per question, and the lengths of the prompts they may only be noticing."""
 
 from __future__ import annotations
 
@@ -12,6 +13,15 @@ def ood_score_names(store: Store, run_id: str) -> pd.DataFrame:
     return store.query(
         "SELECT score, position_rule, aggregation, count(*) AS n FROM ood_scores WHERE run_id = $run_id "
         "GROUP BY ALL ORDER BY score, position_rule, aggregation",
+        {"run_id": run_id},
+    )
+
+
+def example_lengths(store: Store, run_id: str) -> pd.DataFrame:
+    """How long the prompts of a traced run were: dataset, example_id, n_tokens (real tokens)."""
+    return store.query(
+        f"SELECT dataset, example_id, n_tokens FROM {store.facts('examples', run_id)} WHERE run_id = $run_id "
+        "ORDER BY dataset, example_id",
         {"run_id": run_id},
     )
 

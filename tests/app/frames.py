@@ -124,3 +124,24 @@ def training() -> pd.DataFrame:
     rows += [(step, -1, "validation_nll", value) for step, value in ((0, 1.5), (10, 1.2), (20, 1.3))]
     rows += [(step, layer, "kl", 0.1 * step) for step in (0, 10, 20) for layer in LAYERS]
     return pd.DataFrame(rows, columns=["step", "layer", "quantity", "value"])
+
+
+def answers() -> pd.DataFrame:
+    """Ten answers; the unsure ones are wrong."""
+    rows = [(0.1 * n, n < 6) for n in range(10)]
+    return pd.DataFrame(rows, columns=["predictive_entropy", "correct"])
+
+
+def lengths() -> pd.DataFrame:
+    """Scores that are nothing but prompt length; the far set is longer, yet both sets share some lengths."""
+    rows = [("id", "in-distribution", 10 + n % 10) for n in range(100)]
+    rows += [("far", "far-ood", 15 + n % 10) for n in range(100)]
+    frame = pd.DataFrame(rows, columns=["dataset", "role", "n_tokens"])
+    return frame.assign(value=frame["n_tokens"].astype(float))
+
+
+def moved() -> pd.DataFrame:
+    """The first expert loses load to the second in the last layer."""
+    frame = load().rename(columns={"share": "share_a"})
+    frame["change"] = [(-0.1, 0.1, 0.0, 0.0)[row.expert_index] * (row.layer == 5) for row in frame.itertuples()]
+    return frame.assign(share_b=frame["share_a"] + frame["change"])

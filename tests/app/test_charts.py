@@ -15,6 +15,7 @@ from app import pairs
 from app.charts import calibration, compare, experts, layers, ood, stability, training
 from app.charts.base import ChartDataError
 from app.charts.render import specification
+from app.matching import length_control
 from tests.app import frames
 
 FLIPS = pairs.flip_counts(
@@ -104,6 +105,16 @@ CHARTS: dict[str, Any] = {
     "losses": lambda: training.losses(frames.training(), best=10),
     "per layer": lambda: training.per_layer(
         frames.training().query("quantity == 'kl'"), frames.LAYERS, title="KL (nats)"
+    ),
+    "risk over coverage": lambda: calibration.risk_coverage(
+        calibration.risk_coverage_points(frames.answers(), "a"), order=["a"]
+    ),
+    "precision over recall": lambda: ood.precision_recall(ood.pr_points(frames.scores())),
+    "AUROC matrix": lambda: ood.auroc_matrix(AUROC, order=["logit_variance", "gate_entropy"]),
+    "length control": lambda: ood.matched_dots(length_control(frames.lengths(), 100)),
+    "load change": lambda: compare.load_change(frames.moved(), frames.LAYERS, layer=2),
+    "paired by run": lambda: compare.differences(
+        DIFFERENCES.rename(columns={"dataset": "run"}), title="run − deterministic", percent=False, row="run"
     ),
     "overlap": lambda: compare.overlap_by_layer(frames.overlap(), frames.LAYERS, chosen=[5], layer=5),
     "flips": lambda: compare.flips(FLIPS),
@@ -286,3 +297,32 @@ def test_a_chart_of_one_layer_shows_every_expert_also_unused_ones() -> None:
 def test_the_best_step_is_that_of_the_lowest_validation_loss() -> None:
     assert training.best_step(frames.training()) == (10, 1.2)
     assert training.best_step(frames.training().query("quantity == 'loss'")) is None
+
+
+def test_risk_starts_with_the_surest_answers_and_ends_at_the_error_rate() -> None:
+    found = calibration.risk_coverage_points(frames.answers(), "a")
+    assert found["coverage"].is_monotonic_increasing
+    assert found["risk"].iloc[0] == 0
+    assert found["coverage"].iloc[-1] == 1
+    assert found["risk"].iloc[-1] == pytest.approx(1 - frames.answers()["correct"].mean())
+
+
+def test_a_long_curve_is_thinned_but_keeps_its_ends() -> None:
+    answers = pd.concat([frames.answers()] * 200, ignore_index=True)
+    found = calibration.risk_coverage_points(answers, "a")
+    assert len(found) == calibration.CURVE_POINTS
+    assert found["answered"].iloc[[0, -1]].tolist() == [1, len(answers)]
+
+
+def test_precision_ends_at_the_share_of_the_ood_set_and_is_one_for_perfect_separation() -> None:
+    found = ood.pr_points(frames.scores())
+    for _, curve in found.groupby("dataset"):
+        assert curve["precision"].iloc[-1] == pytest.approx(0.5) == curve["base"].iloc[0]
+    far = found[found["dataset"] == "far"]
+    assert (far["precision"].iloc[:10] == 1).all()
+
+
+def test_a_value_below_one_half_carries_its_badge_and_is_not_flipped() -> None:
+    _, data = specification(CHARTS["AUROC matrix"]())
+    frame = next(frame for frame, _ in data.values() if "badge" in frame)
+    assert dict(zip(frame["value"], frame["badge"], strict=True)) == {0.4: "▼ INVERTED", 0.8: ""}

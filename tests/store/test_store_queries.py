@@ -35,6 +35,7 @@ CALLS = {
     "paired_token_routing": lambda s, a, b: queries.paired_token_routing(s, a, b, ID, f"{ID}-0000"),
     "layer_overlap": lambda s, a, b: queries.layer_overlap(s, a, b),
     "example_ids": lambda s, a, b: queries.example_ids(s, a, ID),
+    "example_lengths": lambda s, a, b: queries.example_lengths(s, b),
     "layer_tokens": lambda s, a, b: queries.layer_tokens(s, b, ID, 1, at_least=1),
     "layer_examples": lambda s, a, b: queries.layer_examples(s, b, ID, 1),
     "expert_choice": lambda s, a, b: queries.expert_choice(s, b, ID, 1),
