@@ -31,7 +31,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj")
 class Adapter:
     """A LoRA adapter on one model; :meth:`restore` takes it off."""
 
-    def __init__(self, tap: Tap, injected: Any, rank: int, alpha: float, targets: Sequence[str]) -> None:
+    def __init__(self, tap: Tap, injected: Any, rank: int, alpha: int, targets: Sequence[str]) -> None:
         self.tap = tap
         self._injected = injected
         self.rank, self.alpha, self.targets = rank, alpha, list(targets)
@@ -83,12 +83,12 @@ class Adapter:
         replace_file(target / WEIGHTS, content)
         replace_file(target / PEFT_CONFIG, (json.dumps(peft_config, indent=1) + "\n").encode())
         replace_file(target / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
-        self.tap.adapter = config["weights_sha256"]
+        self.tap.adapter = hashlib.sha256(content).hexdigest()
         return target
 
 
 def adapt(
-    model: nn.Module, rank: int = 16, alpha: float = 16.0, targets: Sequence[str] = TARGETS, seed: int = 0
+    model: nn.Module, rank: int = 16, alpha: int = 16, targets: Sequence[str] = TARGETS, seed: int = 0
 ) -> Adapter:
     """A fresh adapter on ``model``: A drawn from ``seed``, B zero, so that the model still answers as before."""
     if rank < 1 or not alpha > 0:
@@ -138,7 +138,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
     return adapter
 
 
-def _inject(tap: Tap, rank: int, alpha: float, targets: Sequence[str]) -> Adapter:
+def _inject(tap: Tap, rank: int, alpha: int, targets: Sequence[str]) -> Adapter:
     from peft import LoraConfig, LoraModel
 
     if tap.adapter is not None or tap.heads or tap.shifts:
@@ -174,7 +174,7 @@ def _read(source: Path) -> dict[str, Any]:
         raise CheckpointError(f"No adapter in {source}: {CONFIG} is missing.") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{source / CONFIG} cannot be read: {error}.") from error
-    kinds = {"architecture": str, "rank": int, "alpha": (int, float), "targets": list, "weights_sha256": str}
+    kinds: dict[str, type] = {"architecture": str, "rank": int, "alpha": int, "targets": list, "weights_sha256": str}
     fits = isinstance(config, dict) and config.get("format") == FORMAT and "native_routers_sha256" in config
     if not fits or not all(isinstance(config.get(key), kind) for key, kind in kinds.items()):
         raise CheckpointError(f"{source / CONFIG} is not an adapter this version can read.")
