@@ -33,7 +33,7 @@ def matched(inside: pd.DataFrame, outside: pd.DataFrame, seed: int = 0) -> tuple
     generator = np.random.default_rng(seed)
     kept: list[list[int]] = [[], []]
     groups = [frame.groupby(frame["n_tokens"].floordiv(width)).indices for frame in (inside, outside)]
-    for key in sorted(set(groups[0]) & set(groups[1])):
+    for key in sorted(set(groups[0]) & set(groups[1]), key=str):
         count = min(len(groups[0][key]), len(groups[1][key]))
         for place, group in enumerate(groups):
             kept[place] += generator.choice(group[key], count, replace=False).tolist()

@@ -64,8 +64,9 @@ def pr_points(scores: pd.DataFrame) -> pd.DataFrame:
         kept = found + wrong > 0
         precision = found[kept] / (found[kept] + wrong[kept])
         base = len(group) / (len(group) + len(inside))
-        columns = {"dataset": dataset, "role": role, "recall": true[kept], "precision": precision, "base": base}
-        parts.append(pd.DataFrame(columns))
+        parts.append(
+            pd.DataFrame({"dataset": dataset, "role": role, "recall": true[kept], "precision": precision, "base": base})
+        )
     columns = ["dataset", "role", "recall", "precision", "base"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 

@@ -163,7 +163,7 @@ def draw_load_change(page: Page, first: str, second: str, dataset: str | None) -
         rows,
         key="moved",
         note=f"Share of the layer's tokens on {dataset}, second run − first run. Most load moved in layer "
-        f"{int(moved.idxmax())}: {moved.max():.1%} of its slots went to other experts.",
+        f"{layers[int(moved.to_numpy().argmax())]}: {moved.max():.1%} of its slots went to other experts.",
         alt_text="Change of load share per layer and expert between the two runs",
         card=page.card([first, second], "Load change", "expert_load"),
         explains=("load_share",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.matching import ALL, LENGTH, MATCHED, length_control, matched
@@ -17,6 +17,7 @@ def frame(tokens: list[int]) -> pd.DataFrame:
     return pd.DataFrame({"n_tokens": tokens, "value": 0.0})
 
 
+@settings(deadline=None)  # pandas on a busy machine
 @given(TOKENS, TOKENS)
 def test_both_sets_have_equally_many_questions_in_every_class(first: list[int], second: list[int]) -> None:
     one, other, width = matched(frame(first), frame(second))
@@ -28,6 +29,7 @@ def test_both_sets_have_equally_many_questions_in_every_class(first: list[int], 
         assert 2 * len(one) >= min(len(first), len(second))
 
 
+@settings(deadline=None)  # pandas on a busy machine
 @given(TOKENS, TOKENS)
 def test_the_draw_is_the_same_for_the_same_seed(first: list[int], second: list[int]) -> None:
     pair = [matched(frame(first), frame(second), seed=3) for _ in range(2)]
