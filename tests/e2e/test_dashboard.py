@@ -73,7 +73,7 @@ def test_page_renders_without_exception_overflow_or_foreign_request(
     name: str, width: int, theme: Literal["light", "dark"], browser: Browser, address: str, artifacts: Path
 ) -> None:
     with opened(browser, f"{address}/{PAGES[name]}", theme, width) as (page, elsewhere):
-        page.wait_for_selector("canvas.marks")
+        page.wait_for_selector("svg.marks")
         assert page.locator('[data-testid="stException"]').count() == 0
         assert page.locator('[data-testid="stAlertContentError"]').count() == 0
         main = page.locator('[data-testid="stMain"]')
@@ -104,19 +104,15 @@ def test_a_deep_link_restores_the_page(browser: Browser, address: str) -> None:
 def test_a_wrong_link_shows_nothing_else(browser: Browser, address: str) -> None:
     with opened(browser, f"{address}/ood?run={FCVR}x") as (page, _):
         assert page.get_by_text("not found").count() >= 1
-        assert page.locator("canvas.marks").count() == 0
+        assert page.locator("svg.marks").count() == 0
         page.get_by_text("Open this page without").click()
-        page.wait_for_selector("canvas.marks")
+        page.wait_for_selector("svg.marks")
 
 
 def test_a_click_on_a_layer_of_the_heatmap_shows_that_layer(browser: Browser, address: str) -> None:
     with opened(browser, f"{address}/layers?run={FCVR}&layer=0") as (page, _):
         assert page.get_by_role("heading", name="Layer 0", exact=True).count() == 1
-        canvas = page.locator("canvas.marks").first
-        box = canvas.bounding_box()
-        assert box is not None
-        # The last of eight layers, in the lowest row of cells.
-        canvas.click(position={"x": box["width"] - 40, "y": box["height"] - 75})
+        page.locator('svg.marks [aria-label*="layer: 7; noise"]').first.click()
         page.get_by_role("heading", name="Layer 7", exact=True).wait_for()
         assert "layer=7" in page.url
 
