@@ -8,7 +8,6 @@ on behind the last complete shard and ends with the same tables.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -27,14 +26,16 @@ from pipelines.runs import RunPlan
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
 from pipelines.stages import Batch
+from pipelines.turns import Turns
 from store.errors import StoreError
 from store.publish import publish, refuse_newer
 from store.shards import check_info, check_pages, list_shards, shard_name, write_shard
 from vmoer.errors import VmoerError
 from vmoer.routers.base import routers
 
-#: held while a step computes or writes, so that a polite shutdown can wait for the step in flight
-STEP_LOCK = threading.Lock()
+#: held while a step computes or writes: a polite shutdown waits for the step in flight, an inspection comes before
+#: the next one
+STEP_LOCK = Turns()
 
 #: told of every progress change in this process (the foreground progress bar)
 LISTENERS: list[Callable[[str, dict[str, Any]], None]] = []
@@ -42,7 +43,7 @@ LISTENERS: list[Callable[[str, dict[str, Any]], None]] = []
 #: what a worker set with :func:`configure`; a workflow gets nothing but its request
 _CONFIGURED: list[Settings] = []
 
-_USER_ERRORS = (PipelineError, StoreError, VmoerError)
+USER_ERRORS = (PipelineError, StoreError, VmoerError)
 
 
 def configure(settings: Settings) -> None:
@@ -50,11 +51,16 @@ def configure(settings: Settings) -> None:
     _CONFIGURED[:] = [settings]
 
 
+def configured() -> Settings:
+    """What :func:`configure` set."""
+    return _CONFIGURED[0]
+
+
 @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=1_000_000)
 def experiment(request: dict[str, Any]) -> dict[str, Any]:
     """Compute the experiment a request describes (:func:`pipelines.jobs.workflow_input`); returns its run ids."""
     job_id = str(DBOS.workflow_id)
-    settings = _CONFIGURED[0]
+    settings = configured()
     with JobLog(settings.logs, job_id) as log:
         work = _Experiment(request, job_id, settings, log)
         try:
@@ -68,7 +74,7 @@ def experiment(request: dict[str, Any]) -> dict[str, Any]:
             else:
                 log.info("taken over by another execution")
             raise
-        except _USER_ERRORS as error:
+        except USER_ERRORS as error:
             log.error("failed", reason=str(error))
             work.end("failed", str(error))
             raise JobError(str(error)) from None

@@ -45,18 +45,22 @@ def resident(
 ) -> Resident:
     """The spec's model, loaded once per process (built first, if it has to be); another model takes its place."""
     path = resolve_path(spec.model, folders)
-    source = str(path.absolute()) if path.is_dir() else spec.model
-    key = (source, settings.device, spec.dtype)
+    return kept(str(path.absolute()) if path.is_dir() else spec.model, spec.dtype, settings, report)
+
+
+def kept(source: str, dtype_name: str, settings: Settings, report: Callable[[int, int, str], None]) -> Resident:
+    """A model by name, absolute folder or hub id, kept until another one is asked for."""
+    key = (source, settings.device, dtype_name)
     if key not in _LOADED:
         _LOADED.clear()
         device = None if settings.device == "auto" else settings.device
-        dtype = None if spec.dtype == "auto" else spec.dtype
+        dtype = None if dtype_name == "auto" else dtype_name
         model, tokenizer = load(
             source,
             device=device,
             dtype=dtype,
             build=True,
-            progress=lambda stage, done, total: report(done, total, f"building {spec.model}: {stage}"),
+            progress=lambda stage, done, total: report(done, total, f"building {source}: {stage}"),
         )
         _LOADED[key] = Resident(model, tokenizer, source)
     return _LOADED[key]

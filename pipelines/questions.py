@@ -1,5 +1,7 @@
 """Question sets from Parquet, from the built-in generator or from the hub, checked row by row before any is used.
 
+A file of prompts without answers (:mod:`pipelines.uploads`) is a question set too, for the stages that ask nothing.
+
 Order: when ``limit`` is given, the questions with the smallest SHA-256 of their id are kept, and they are used in that
 order. So a limit is a random subset that depends on nothing but the ids, and a larger limit contains a smaller one.
 """
@@ -8,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +19,30 @@ from typing import Any
 from pipelines.errors import DataError
 from pipelines.settings import Settings, load_settings
 from pipelines.spec import DataSource, Role, Spec, resolve_path
+from pipelines.uploads import parse_prompts
 
+#: what prompts without answers are good for
+UNANSWERED_STAGES = ("trace", "susceptibility")
 COLUMNS = ("id", "question", "choices", "answer")
 _PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True)
 class Question:
-    """One multiple-choice question; ``answer`` is the 0-based index of the right option."""
+    """One multiple-choice question; ``answer`` is the 0-based index of the right option.
+
+    A prompt without answers has no ``choices`` and ``answer`` −1, and is given to the model as it is.
+    """
 
     id: str
     question: str
     choices: tuple[str, ...]
     answer: int
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is a right option."""
+        return self.answer >= 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,15 @@ def load_all(spec: Spec, folders: Sequence[str] = (), settings: Settings | None 
         load_questions(source, role, folders, settings=settings, normalise=spec.normalise)
         for role, source in spec.data.by_role()
     ]
+    asks: list[str] = [stage for stage in spec.stages if stage not in UNANSWERED_STAGES]
+    asks += ["routers: train"] if spec.routers.train is not None else []
+    asks += ["controls: non-routing-noise"] if any(run.control == "non-routing-noise" for run in spec.runs()) else []
+    for item in sets:
+        if asks and not item.questions[0].answered:
+            raise DataError(
+                f"{item.source} holds prompts without answers, and {asks[0]} needs answers; use `stages: "
+                f"[{', '.join(UNANSWERED_STAGES)}]` and `controls: []`, or give questions with choices"
+            )
     names = [item.name for item in sets]
     for name in names:
         if names.count(name) > 1:
@@ -77,15 +100,16 @@ def load_questions(
 ) -> QuestionSet:
     """The checked, filtered and limited questions of one source; the first bad row is refused by file and row."""
     settings = settings or load_settings()
-    name, shown, rows = _rows(source, folders)
+    name, shown, rows = _rows(source, folders, settings)
     kept = []
     seen: set[str] = set()
     for where, row in rows:
-        question = _question(row, where, settings.max_prompt_chars)
+        question = row if isinstance(row, Question) else _question(row, where, settings.max_prompt_chars)
         if question.id in seen:
             raise DataError(f"{where}: id {question.id[:80]!r} occurs twice; ids must be unique in a question set")
         seen.add(question.id)
-        if all(str(row.get(key)) == value for key, value in (source.where or {}).items()):
+        matches = (source.where or {}).items()
+        if all(not isinstance(row, Question) and str(row.get(key)) == value for key, value in matches):
             kept.append(question)
     if not kept:
         reason = f"no question matches {source.where}" if source.where and seen else "it has no questions"
@@ -103,7 +127,9 @@ def load_questions(
     return QuestionSet(source.label or name, role, shown, tuple(kept), normalised)
 
 
-def _rows(source: DataSource, folders: Sequence[str]) -> tuple[str, str, Iterable[tuple[str, dict[str, Any]]]]:
+def _rows(
+    source: DataSource, folders: Sequence[str], settings: Settings
+) -> tuple[str, str, Iterable[tuple[str, dict[str, Any] | Question]]]:
     """``(name, what to show, rows with their place)`` of a source."""
     if source.name is not None:
         path = _built_in(source.name, str(source.split))
@@ -117,11 +143,44 @@ def _rows(source: DataSource, folders: Sequence[str]) -> tuple[str, str, Iterabl
     if not path.exists():
         raise DataError(f"no question set at {source.path}; give a Parquet file or a folder of them")
     if not path.is_dir():
-        return _slug(path.stem), path.name, _parquet(path)
+        rows = _prompts(path, settings) if _holds_prompts(path) else _parquet(path)
+        return _slug(path.stem), path.name, rows
     files = sorted(path.glob("*.parquet"))
     if not files:
         raise DataError(f"the folder {source.path} has no .parquet file")
     return _slug(path.name), path.name, (row for file in files for row in _parquet(file))
+
+
+def _holds_prompts(path: Path) -> bool:
+    """Whether a file is one of prompts without answers: no Parquet, or Parquet with a prompt and no choices."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _readable(path), path.open("rb") as handle:
+        if handle.read(4) != _PARQUET_MAGIC:
+            return path.suffix != ".parquet"
+        try:
+            names = pq.read_schema(path).names
+        except pa.ArrowException:
+            return False  # reading the rows will say what is wrong
+    return "choices" not in names and ("prompt" in names or "text" in names)
+
+
+def _prompts(path: Path, settings: Settings) -> Iterable[tuple[str, Question]]:
+    with _readable(path), path.open("rb") as handle:
+        content = handle.read(settings.max_upload_bytes + 1)
+    return (
+        (f"{path.name} prompt {prompt.id}", Question(prompt.id, prompt.text, (), -1))
+        for prompt in parse_prompts(content, settings, path.name)
+    )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {path.name}: {error.strerror or 'damaged file'}") from None
 
 
 def _built_in(name: str, split: str) -> Path:

@@ -12,6 +12,7 @@ from pipelines.context import Context, chunks
 from pipelines.errors import SpecError
 from pipelines.prompts import letter_prompt, likelihood_option, likelihood_prompt
 from pipelines.questions import Question
+from pipelines.shipped import shipped_folder
 from pipelines.spec import resolve_path
 from vmoer.errors import CheckpointError
 from vmoer.handle import choose_layers
@@ -21,12 +22,13 @@ from vmoer.routers.base import routers
 if TYPE_CHECKING:
     from pipelines.models import Resident
 
-SHIPPED = Path(__file__).parent / "routers"
 _LAYERS_DEFAULT = "all"
 
 
 def prompt_of(context: Context, tokenizer: Any, question: Question) -> str:
-    """The prompt of a question under the spec's scoring."""
+    """The prompt of a question under the spec's scoring; a prompt without answers as it is."""
+    if not question.answered:
+        return question.question
     if context.spec.scoring == "likelihood":
         return likelihood_prompt(question.question)
     return letter_prompt(question.question, question.choices, tokenizer)
@@ -43,7 +45,7 @@ def encode_batches(
         rows = []
         for question in questions[first:last]:
             ids = resident.tokenizer(prompt_of(context, resident.tokenizer, question))["input_ids"]
-            if answers:
+            if answers and question.answered:
                 text = likelihood_option(question.choices[question.answer])
                 ids = ids + resident.tokenizer(text, add_special_tokens=False)["input_ids"]
             rows.append(ids)
@@ -78,8 +80,8 @@ def router_folder(context: Context, method: str) -> Path | None:
         return trained_folder(context, method)
     source = str(context.spec.routers.source)
     if source == "shipped":
-        folder = SHIPPED / context.spec.model / method
-        if not (folder / "routers.json").is_file():
+        folder = shipped_folder(context.spec.model, method)
+        if folder is None:
             raise SpecError(
                 f"routers: none are shipped for {method} on {context.spec.model}; give a folder, `untrained`, "
                 "or {train: {data: …}}"

@@ -26,6 +26,19 @@ class Settings:
     max_questions: int = 100_000
     max_prompt_chars: int = 200_000
     max_spec_bytes: int = 262_144
+    models: str = ""
+    datasets: str = ""
+    max_upload_bytes: int = 5_000_000
+    max_upload_prompts: int = 10_000
+    live_prompts: int = 16
+    live_chars: int = 20_000
+    live_tokens: int = 512
+    live_new_tokens: int = 32
+    live_samples: int = 100
+    live_seconds: float = 120.0
+    live_waiting: int = 8
+    live_keep_days: float = 14.0
+    live_keep_megabytes: float = 500.0
 
     @property
     def database_url(self) -> str:
@@ -54,6 +67,19 @@ DOCS: dict[str, tuple[str, str]] = {
     "max_questions": ("VMOER_MAX_QUESTIONS", "most questions one data set may use"),
     "max_prompt_chars": ("VMOER_MAX_PROMPT_CHARS", "longest question or option, characters"),
     "max_spec_bytes": ("VMOER_MAX_SPEC_BYTES", "largest spec file, bytes"),
+    "models": ("VMOER_MODELS", "folders and hub ids that the dashboard may use beside the bundled models, by commas"),
+    "datasets": ("VMOER_DATASETS", "folders whose question sets the dashboard may use, by commas"),
+    "max_upload_bytes": ("VMOER_MAX_UPLOAD_BYTES", "largest file of prompts, bytes"),
+    "max_upload_prompts": ("VMOER_MAX_UPLOAD_PROMPTS", "most prompts in one file"),
+    "live_prompts": ("VMOER_LIVE_PROMPTS", "most prompts of one live inspection; more become a job"),
+    "live_chars": ("VMOER_LIVE_CHARS", "longest prompt inspected live, characters"),
+    "live_tokens": ("VMOER_LIVE_TOKENS", "longest prompt inspected live, tokens"),
+    "live_new_tokens": ("VMOER_LIVE_NEW_TOKENS", "most tokens generated in an inspection"),
+    "live_samples": ("VMOER_LIVE_SAMPLES", "most routing samples of an inspection"),
+    "live_seconds": ("VMOER_LIVE_SECONDS", "longest an inspection computes, seconds"),
+    "live_waiting": ("VMOER_LIVE_WAITING", "most inspections that wait at once"),
+    "live_keep_days": ("VMOER_LIVE_KEEP_DAYS", "how long results of inspections are kept, days"),
+    "live_keep_megabytes": ("VMOER_LIVE_KEEP_MEGABYTES", "how much room they may take; the oldest go first"),
 }
 
 

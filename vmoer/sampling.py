@@ -65,11 +65,12 @@ def sample_routing(
     if not 1 <= last <= length:
         raise VmoerError(f"The last {last} of {length} tokens were asked for their next token.")
     tap = tap_of(model)
-    counts = {site.layer: torch.zeros(length, site.n_experts) for site in tap.sites}
+    experts = max(site.n_experts for site in tap.sites)
+    counts = {site.layer: torch.zeros(length, experts) for site in tap.sites}
 
     def count(site: RouterSite, decision: Decision, _frame: Frame) -> None:
         index = decision.index.reshape(-1, length, decision.index.shape[-1])
-        hits = torch.zeros(*index.shape[:2], site.n_experts, device=index.device).scatter_(-1, index, 1.0)
+        hits = torch.zeros(*index.shape[:2], experts, device=index.device).scatter_(-1, index, 1.0)
         counts[site.layer] += hits.sum(0).cpu()
 
     config: Any = tap.model.config

@@ -60,7 +60,7 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
             "text_sha256": [hashlib.sha256(prompt.encode()).hexdigest() for prompt in prompts],
             "prompt": prompts if store_text else None,
             "choices": [list(question.choices) for question in questions] if store_text else None,
-            "answer_index": [question.answer for question in questions],
+            "answer_index": [question.answer if question.answered else None for question in questions],
             "n_tokens": [len(row) for row in rows],
         },
         "tokens": {

@@ -18,7 +18,7 @@ FACTS: tuple[Table, ...] = (
             ("text_sha256", "VARCHAR", "hash of the prompt"),
             ("prompt", "VARCHAR", "the prompt, only if the spec stores text", True),
             ("choices", "VARCHAR[]", "the options, only if the spec stores text", True),
-            ("answer_index", "UTINYINT", "0-based index of the right option"),
+            ("answer_index", "UTINYINT", "0-based index of the right option; NULL for prompts without answers", True),
             ("n_tokens", "UINTEGER", "real prompt tokens"),
         ),
     ),

@@ -15,8 +15,19 @@ NEVER = {
     "pipelines": {"streamlit", "altair", "app"},
     "app": {"torch", "transformers", "duckdb", "dbos", "safetensors"},
 }
-#: the only modules of vmoer and pipelines that app may know
-APP_MAY = ("vmoer.metrics", "pipelines.jobs", "pipelines.settings")
+#: the only modules of vmoer and pipelines that app may know: clients of the worker and what checks a request before it
+#: is sent; all of them torch-free (below)
+APP_MAY = (
+    "vmoer.metrics",
+    "pipelines.errors",
+    "pipelines.jobs",
+    "pipelines.live",
+    "pipelines.settings",
+    "pipelines.shipped",
+    "pipelines.spec",
+    "pipelines.uploads",
+    "pipelines.web",
+)
 
 #: what vmoer.metrics may know of vmoer
 METRICS_MAY = ("vmoer.metrics", "vmoer.errors")
@@ -29,6 +40,7 @@ TORCH_FREE = {
     "import pipelines.spec": {"torch", "transformers", "streamlit"},
     "import pipelines.settings": {"torch", "transformers", "streamlit"},
     "import pipelines.prompts, pipelines.questions": {"torch", "transformers", "streamlit"},
+    "import pipelines.live, pipelines.web, pipelines.uploads": {"torch", "transformers", "streamlit"},
     "import pipelines.cli": {"torch", "transformers", "streamlit"},
 }
 
