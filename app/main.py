@@ -1,4 +1,4 @@
-"""The dashboard's navigation, and nothing else; started by ``vmoer serve`` or ``streamlit run app/main.py``."""
+"""The dashboard's navigation behind its login, and nothing else; :mod:`app.server` runs it."""
 
 import sys
 from pathlib import Path
@@ -11,10 +11,13 @@ if str(APP.parent) not in sys.path:
     sys.path.insert(0, str(APP.parent))
 
 from app.components.states import broken  # noqa: E402
+from app.gate import require_login  # noqa: E402
+from pipelines.settings import load_settings  # noqa: E402
 from store.errors import StoreError  # noqa: E402
 
 # A local picture: Streamlit would fetch an icon of another kind from a font host.
 st.set_page_config(page_title="VMoER", page_icon=str(APP / "static" / "favicon.png"), layout="wide")
+require_login(load_settings())
 
 PAGES = [
     st.Page("views/overview.py", title="Overview", default=True),

@@ -1,36 +1,75 @@
-"""How the dashboard's server is started: its command line and the check that its port is free; torch-free."""
+"""How the dashboard's server is started: who may reach it, its command line, is its port free; torch-free."""
 
 from __future__ import annotations
 
+import platform
 import socket
 import sys
 from pathlib import Path
 
 from pipelines.errors import ServeError
+from pipelines.login import check_login
+from pipelines.settings import LOOPBACK, Settings
 
 #: found beside this package, never imported: only Streamlit runs the app
 MAIN = Path(__file__).resolve().parents[1] / "app" / "main.py"
+SERVER = MAIN.with_name("server.py")
+
+WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104  recognised, not bound
+#: stands for every numeric address; a page elsewhere can point a name at this machine, but not a number
+ANY_ADDRESS = "any-ip-address"
+MAX_UPLOAD_MB = 5
 
 
-def streamlit_command(port: int = 8501, host: str = "127.0.0.1") -> list[str]:
+def check_address(address: str, port: int, insecure: bool, settings: Settings) -> None:
+    """Refuse an address that others can reach unless there is a login, or ``--insecure``; and a port that is taken."""
+    if settings.auth_file:
+        check_login(settings)
+    elif address not in LOOPBACK and not insecure:
+        raise ServeError(
+            f"{address or 'that address'} can be reached from other machines and no login is set up; use 127.0.0.1, "
+            "set VMOER_AUTH_FILE (docs/security.md), or give --insecure if the network is trusted"
+        )
+    check_port_free(port, address)
+
+
+def reachable_as(address: str, settings: Settings) -> list[str]:
+    """The host names under which a dashboard bound to ``address`` answers; all others are refused."""
+    names = [*LOOPBACK, *settings.allowed_hosts]
+    if settings.auth_file:
+        names.append(check_login(settings))
+    elif address in WILDCARDS:
+        names += [ANY_ADDRESS, platform.node()]
+    elif address not in LOOPBACK:
+        names.append(address)
+    return list(dict.fromkeys(names))
+
+
+def streamlit_command(port: int = 8501, host: str = "127.0.0.1", auth_file: str = "") -> list[str]:
     """The command that serves the dashboard on ``host:port``.
 
     Everything else (theme, no telemetry, no tracebacks to readers) comes from ``.streamlit/config.toml`` beside
-    ``main.py``, which Streamlit reads from any working directory; what must hold even under a user's own
+    ``server.py``, which Streamlit reads from any working directory; what must hold even under a user's own
     ``~/.streamlit/config.toml`` or ``STREAMLIT_*`` variables is repeated here, since flags win over both.
     """
+    # without a login no file with secrets is read at all
+    secrets = Path(auth_file).expanduser().absolute() if auth_file else MAIN.with_name("no-secrets.toml")
     return [
         sys.executable,
         "-m",
         "streamlit",
         "run",
-        str(MAIN),
+        str(SERVER),
         f"--server.port={port}",
         f"--server.address={host}",
         "--server.headless=true",
         "--server.enableXsrfProtection=true",
         "--browser.gatherUsageStats=false",
         "--client.showErrorDetails=none",
+        f"--server.maxUploadSize={MAX_UPLOAD_MB}",
+        "--server.enableStaticServing=false",
+        "--server.enableAgentApi=false",
+        f"--secrets.files={secrets}",
     ]
 
 

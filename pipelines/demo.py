@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import console, jobs, serve
+from pipelines.dashboard import check_address
 from pipelines.errors import JobError
 from pipelines.foreground import compute
 from pipelines.settings import Settings
@@ -20,7 +21,7 @@ _SHOWN = ("accuracy", "ece", "ece_ts", "nll", "auroc")
 def run_demo(settings: Settings, *, serve_pages: bool, address: str, port: int, insecure: bool, as_json: bool) -> int:
     """Exit code of the demo; with ``serve_pages`` it ends with Ctrl-C, else when both models are evaluated."""
     if serve_pages:
-        serve.check_address(address, port, insecure)
+        check_address(address, port, insecure, settings)
     _compute(FIRST, settings, as_json)
     if not serve_pages:
         _compute(SECOND, settings, as_json)

@@ -133,13 +133,19 @@ def submit(
 ) -> str:
     """Queue an experiment for a device's worker and return its job id.
 
-    An unfinished job of the same spec is returned instead of a second one. ``folders`` resolve the spec's relative
-    paths (:func:`pipelines.spec.places`).
+    An unfinished job of the same spec is returned instead of a second one; a full queue is refused. ``folders`` resolve
+    the spec's relative paths (:func:`pipelines.spec.places`).
     """
     settings = settings or load_settings()
     existing = unfinished(spec.experiment, settings)
     if existing is not None:
         return existing.job_id
+    waiting = sum(not job.ended for job in list_jobs(settings, limit=1000))
+    if waiting >= settings.max_queued:
+        raise JobError(
+            f"{waiting} jobs are waiting or running, the most there may be; wait for some, cancel some with "
+            "`vmoer jobs cancel`, or raise VMOER_MAX_QUEUED"
+        )
     job_id = new_job_id(spec)
     with connect(settings) as client:
         client.enqueue(
@@ -148,6 +154,7 @@ def submit(
                 "workflow_name": WORKFLOW,
                 "workflow_id": job_id,
                 "app_version": APPLICATION_VERSION,
+                "workflow_timeout": settings.max_job_hours * 3600,
             },
             workflow_input(spec, folders),
         )

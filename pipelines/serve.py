@@ -12,22 +12,10 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from pipelines.dashboard import check_port_free, streamlit_command
+from pipelines.dashboard import WILDCARDS, reachable_as, streamlit_command
 from pipelines.errors import ServeError
 from pipelines.settings import Settings
 from pipelines.worker import is_served
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-def check_address(address: str, port: int, insecure: bool) -> None:
-    """Refuse an address others can reach, unless asked for explicitly, and a port that is taken."""
-    if address not in _LOOPBACK and not insecure:
-        raise ServeError(
-            f"{address} can be reached from other machines and the dashboard has no login; use 127.0.0.1, or "
-            "--insecure if the network is trusted"
-        )
-    check_port_free(port, address)
 
 
 def end_on_sigterm() -> None:
@@ -41,8 +29,10 @@ def end_on_sigterm() -> None:
 
 def start_dashboard(settings: Settings, address: str, port: int) -> subprocess.Popen[bytes]:
     """The dashboard's process; it is answering requests when this returns."""
-    process = _start(streamlit_command(port, address), settings)
-    host = f"[{address}]" if ":" in address else address
+    hosts = ",".join(reachable_as(address, settings))
+    process = _start(streamlit_command(port, address, settings.auth_file), settings, VMOER_ALLOWED_HOSTS=hosts)
+    local = "127.0.0.1" if address in WILDCARDS else address
+    host = f"[{local}]" if ":" in local else local
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -94,7 +84,7 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.kill()
 
 
-def _start(command: Sequence[str], settings: Settings) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "VMOER_HOME": str(settings.home), "VMOER_CACHE": str(settings.cache)}
+def _start(command: Sequence[str], settings: Settings, **more: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "VMOER_HOME": str(settings.home), "VMOER_CACHE": str(settings.cache), **more}
     # its own session: Ctrl-C reaches this process only, which then ends the others in order
     return subprocess.Popen(list(command), env=environment, start_new_session=True)  # noqa: S603  our own command line

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from pipelines.errors import PipelineError
 
+#: the names of this machine that no other machine can reach it by
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -22,7 +25,12 @@ class Settings:
     device: str = "auto"
     address: str = "127.0.0.1"
     port: int = 8501
+    hosts: str = ""
+    auth_file: str = ""
+    users: str = ""
     poll_seconds: float = 0.1
+    max_queued: int = 100
+    max_job_hours: float = 168.0
     max_questions: int = 100_000
     max_prompt_chars: int = 200_000
     max_spec_bytes: int = 262_144
@@ -51,6 +59,16 @@ class Settings:
         return self.machine or (platform.node() if self.jobs_url else "")
 
     @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """Names, besides those of the bind address, under which the dashboard may be reached."""
+        return _listed(self.hosts)
+
+    @property
+    def allowed_users(self) -> tuple[str, ...]:
+        """Who may enter after logging in: addresses, ``*@domain``, or ``*``."""
+        return _listed(self.users)
+
+    @property
     def logs(self) -> Path:
         return self.home / "logs"
 
@@ -63,7 +81,12 @@ DOCS: dict[str, tuple[str, str]] = {
     "device": ("VMOER_DEVICE", "auto, cpu, mps, cuda or cuda:N"),
     "address": ("VMOER_ADDRESS", "address the dashboard binds to"),
     "port": ("VMOER_PORT", "port of the dashboard"),
+    "hosts": ("VMOER_ALLOWED_HOSTS", "further names under which the dashboard may be reached, with commas between"),
+    "auth_file": ("VMOER_AUTH_FILE", "TOML file with [auth]: readers must log in (docs/security.md)"),
+    "users": ("VMOER_ALLOWED_USERS", "who may enter after the login: addresses, *@domain or *, with commas between"),
     "poll_seconds": ("VMOER_POLL_SECONDS", "how often a worker looks for new jobs, seconds"),
+    "max_queued": ("VMOER_MAX_QUEUED", "most jobs that wait or run at a time"),
+    "max_job_hours": ("VMOER_MAX_JOB_HOURS", "a job that computes longer is cancelled; what it stored stays"),
     "max_questions": ("VMOER_MAX_QUESTIONS", "most questions one data set may use"),
     "max_prompt_chars": ("VMOER_MAX_PROMPT_CHARS", "longest question or option, characters"),
     "max_spec_bytes": ("VMOER_MAX_SPEC_BYTES", "largest spec file, bytes"),
@@ -97,6 +120,10 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
                 text if isinstance(field.default, str) else _number(variable, text, type(field.default))
             )
     return Settings(**values)  # type: ignore[arg-type]
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
 def _number(variable: str, text: str, kind: type) -> float:

@@ -38,9 +38,10 @@ def serve(
 ) -> None:
     """Show the dashboard, with a worker beside it, until Ctrl-C."""
     from pipelines import serve as server
+    from pipelines.dashboard import check_address
 
     settings = load_settings()
-    server.check_address(address, port, insecure)
+    check_address(address, port, insecure, settings)
     server.end_on_sigterm()
     worker_process = server.start_worker(settings, device) if worker_ else None
     processes = [worker_process] if worker_process else []

@@ -20,7 +20,7 @@ from app.components.format import interval, is_percent, number
 from app.components.text import plain
 from app.components.tokens import strip_html, visible
 from app.settings import Settings, SettingsError
-from pipelines.dashboard import MAIN, check_port_free, streamlit_command
+from pipelines.dashboard import MAIN, SERVER, check_port_free, streamlit_command
 from pipelines.errors import ServeError
 
 RUNS = pd.DataFrame(
@@ -50,8 +50,8 @@ def test_a_setting_that_is_no_positive_number_is_refused_by_name(text: str) -> N
 
 def test_the_server_command_names_an_existing_script_and_stays_on_this_machine() -> None:
     command = streamlit_command(8600)
-    assert Path(command[4]) == MAIN
-    assert MAIN.is_file()
+    assert Path(command[4]) == SERVER
+    assert SERVER.is_file()
     assert "--server.address=127.0.0.1" in command
     assert "--browser.gatherUsageStats=false" in command
 
