@@ -17,7 +17,7 @@ from pipelines.spec import Spec
 from store import schema
 from store.catalog import read_manifest
 from store.publish import shard_paths
-from store.shards import list_shards
+from store.shards import ROW_GROUP, list_shards
 from store.typed import arrow_schema
 
 
@@ -61,14 +61,26 @@ class Context:
 
         return resident(self.spec, self.folders, self.settings, self.report)
 
-    def table(self, run_id: str, name: str) -> pa.Table:
-        """All rows a run has stored in one fact or result table, sorted by the table's key."""
-        spec = schema.table(name)
+    def shards(self, run_id: str, name: str) -> list[Path]:
+        """The shards of one fact or result table of a run."""
         manifest = read_manifest(self.home, run_id)
         # a sealed run says which shards are its own: compacting leaves replaced ones beside them for a while
         listed = shard_paths(self.home, manifest).get(name, []) if manifest.sealed else None
-        paths = list_shards(self.home, name, run_id) if listed is None else listed
-        parts = [pq.read_table(path, partitioning=None) for path in paths]
+        return list_shards(self.home, name, run_id) if listed is None else listed
+
+    def parts(self, run_id: str, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of a table of a run, as many rows at a time as a shard holds in one group."""
+        typed = {field.name: field for field in arrow_schema(schema.table(name))}
+        wanted = pa.schema([typed[column] for column in columns])
+        for path in self.shards(run_id, name):
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(ROW_GROUP, columns=list(columns)):
+                    yield pa.Table.from_batches([batch]).select(list(columns)).cast(wanted)
+
+    def table(self, run_id: str, name: str) -> pa.Table:
+        """All rows a run has stored in one fact or result table, sorted by the table's key."""
+        spec = schema.table(name)
+        parts = [pq.read_table(path, partitioning=None) for path in self.shards(run_id, name)]
         if not parts:
             return arrow_schema(spec).empty_table()
         plain = [part.cast(arrow_schema(spec)) for part in parts]

@@ -2,7 +2,8 @@
 
 A step computes a batch and writes its shards under names that follow from the plan, and does nothing when sound shards
 of those names are there already. So a process may die anywhere: whoever takes the job over, or repeats the spec, goes
-on behind the last complete shard and ends with the same tables.
+on behind the last complete shard and ends with the same tables. With ``engine: ray`` the batches of all runs are two
+steps, which :mod:`pipelines.spread` takes apart again for many devices.
 """
 
 from __future__ import annotations
@@ -10,44 +11,49 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from dbos import DBOS
-from dbos._error import DBOSBaseException
+from dbos._error import DBOSBaseException, DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError
 
 from pipelines import stages
 from pipelines.context import Context, run_label
 from pipelines.errors import JobError, PipelineError
 from pipelines.joblog import JobLog
-from pipelines.jobs import PROGRESS_EVENT, WORKFLOW, get_job
-from pipelines.manifests import begin_run, end_run, finished, seal_run
+from pipelines.jobs import WORKFLOW, get_job
+from pipelines.manifests import end_run, finished, seal_run
+from pipelines.progress import Progress
 from pipelines.runs import RunPlan
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
+from pipelines.spread import USER_ERRORS, Spread, check_ray
 from pipelines.stages import Batch
 from pipelines.turns import Turns
+from pipelines.work import Batches, Work
 from store.errors import StoreError
 from store.publish import publish, refuse_newer
-from store.shards import check_info, check_pages, list_shards, shard_name, write_shard
-from vmoer.errors import VmoerError
+from store.shards import shard_name
 from vmoer.routers.base import routers
 
 #: held while a step computes or writes: a polite shutdown waits for the step in flight, an inspection comes before
 #: the next one
 STEP_LOCK = Turns()
 
-#: told of every progress change in this process (the foreground progress bar)
-LISTENERS: list[Callable[[str, dict[str, Any]], None]] = []
-
 #: what a worker set with :func:`configure`; a workflow gets nothing but its request
 _CONFIGURED: list[Settings] = []
 
-USER_ERRORS = (PipelineError, StoreError, VmoerError)
+ENGINES = ("local", "ray")
+_WATCH_SECONDS = 2.0
 
 
 def configure(settings: Settings) -> None:
-    """Data folder, device and limits of every experiment computed in this process."""
+    """Data folder, device, engine and limits of every experiment computed in this process."""
+    if settings.engine not in ENGINES:
+        raise PipelineError(f"there is no engine {settings.engine!r}; there are {' and '.join(ENGINES)}")
+    if settings.engine == "ray":
+        check_ray()
     _CONFIGURED[:] = [settings]
 
 
@@ -61,8 +67,8 @@ def experiment(request: dict[str, Any]) -> dict[str, Any]:
     """Compute the experiment a request describes (:func:`pipelines.jobs.workflow_input`); returns its run ids."""
     job_id = str(DBOS.workflow_id)
     settings = configured()
-    with JobLog(settings.logs, job_id) as log:
-        work = _Experiment(request, job_id, settings, log)
+    with JobLog(settings.logs, job_id) as log, ExitStack() as stack:
+        work = _Experiment(request, job_id, settings, log, stack)
         try:
             return work.run()
         except DBOSBaseException:
@@ -90,14 +96,18 @@ def experiment(request: dict[str, Any]) -> dict[str, Any]:
 class _Experiment:
     """One execution of the workflow in this process."""
 
-    def __init__(self, request: dict[str, Any], job_id: str, settings: Settings, log: JobLog) -> None:
+    def __init__(self, request: dict[str, Any], job_id: str, settings: Settings, log: JobLog, stack: ExitStack) -> None:
         self.settings = settings
+        self.request = request
         self.context = Context(parse_spec(request["spec"]), request["folders"], self.settings)
+        self.work = Work(self.context, log.warning)
         self.job_id = job_id
         self.log = log
+        self._stack = stack
+        self._spread: Spread | None = None
         self.stage = ""
-        self.current: RunPlan | None = None
-        self.progress = _Progress(job_id)
+        self.begun: list[RunPlan] = []  # and not sealed yet
+        self.progress = Progress(job_id)
         self.context.report = self.progress.inside
 
     @property
@@ -108,30 +118,99 @@ class _Experiment:
         plan = self._step("plan", self._plan)
         runs = [RunPlan.from_json(values) for values in plan["runs"]]
         self.progress.begin([run.run_id for run in runs], plan["total"])
-        for run in runs:
-            if run.run_id in plan["finished"]:
-                continue
-            self.current = run
-            self._step(f"{run.run_id}: begin", self._begin, run)
+        todo = [run for run in runs if run.run_id not in plan["finished"]]
+        on_ray = plan.get("engine") == "ray"  # whoever takes a job over goes on as it was begun
+        if on_ray and todo:
+            self.begun = list(todo)
+            self._spread_out(todo, plan["batches"])
+        for run in todo:
             batches = plan["batches"][run.run_id]
-            for name, rows in batches.items():
-                self.progress.enter(sum(row["units"] for row in rows))
-                for row in rows:
-                    batch = Batch(**row)
-                    self._step(f"{run.run_id}: {name} {batch.key}", self._batch, run, name, batch)
-                    self.progress.settle(batch.units)
+            if not on_ray:
+                self.begun = [run]
+                self._compute_here(run, batches)
             self._step(f"{run.run_id}: seal", self._seal, run, batches)
             self._step(f"{run.run_id}: publish", self._publish, run)
-            self.current = None
+            self.begun.remove(run)
         if len(plan["finished"]) == len(runs):
             self._step("publish", self._publish, runs[0])
         self.progress.end()
         return {"run_ids": [run.run_id for run in runs], "reused": plan["finished"]}
 
+    def _compute_here(self, run: RunPlan, batches: dict[str, list[dict[str, Any]]]) -> None:
+        self._step(f"{run.run_id}: begin", self._begin, run)
+        for name, rows in batches.items():
+            self.progress.enter(sum(row["units"] for row in rows))
+            for row in rows:
+                batch = Batch(**row)
+                self._step(f"{run.run_id}: {name} {batch.key}", self._batch, run, name, batch)
+                self.progress.settle(batch.units)
+
+    def _spread_out(self, runs: list[RunPlan], batches: Batches) -> None:
+        """Every batch of every run on Ray's actors, in two waves: what depends on nothing, then what reads that."""
+        for wave in ("batches", "batches that read shards"):
+            tasks: list[dict[str, Any]] = [
+                {"do": "batch", "run": run.to_json(), "stage": name, "batch": row}
+                for run in runs
+                for name, rows in batches[run.run_id].items()
+                if (name in stages.AFTER_OTHERS) == (wave != "batches")
+                for row in rows
+            ]
+            if not tasks:
+                continue
+            units = sum(task["batch"]["units"] for task in tasks)
+            self.progress.enter(units)
+            before = self.progress.state["done"]
+            # without the lock: actors are ended in the middle of a batch as they are, its shards come whole or not
+            DBOS.run_step({"name": wave}, self._wave, wave, tasks)
+            self.progress.settle(before + units - self.progress.state["done"])  # also when replayed
+
+    def _wave(self, name: str, tasks: list[dict[str, Any]]) -> None:
+        self.stage = name
+        self.progress.say(name, f"starting on {self._cluster().actors} actors")
+        looked = time.monotonic()
+        for answer in self._cluster().map(tasks):
+            self._tell(answer)
+            self.log.info(
+                "batch",
+                run_id=answer["run_id"],
+                stage=answer["stage"],
+                batch=answer["batch"]["key"],
+                computed=answer["computed"],
+                seconds=answer["seconds"],
+                cpu_seconds=answer["cpu_seconds"],
+                actor=answer["pid"],
+            )
+            units = answer["batch"]["units"]
+            self.progress.advance(units if answer["computed"] else 0, units)
+            self.progress.settle(units)
+            self.progress.say(name, f"on {self._cluster().actors} actors")
+            if time.monotonic() - looked > _WATCH_SECONDS:
+                looked = time.monotonic()
+                self._check_ownership()
+
+    def _check_ownership(self) -> None:
+        """End a wave, unrecorded, when its job was cancelled or went to another process."""
+        job = get_job(self.job_id, self.settings)
+        if job.status == "cancelled":
+            raise DBOSWorkflowCancelledError(f"job {self.job_id} was cancelled")
+        if job.executor != DBOS.executor_id:
+            raise DBOSWorkflowConflictIDError(self.job_id)
+
+    def _cluster(self) -> Spread:
+        """The Ray session, begun when the first wave is really computed."""
+        if self._spread is None:
+            self._spread = self._stack.enter_context(Spread(self.request, self.settings))
+        return self._spread
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        for note in answer["notes"]:
+            self.log.warning(**note)
+
     def end(self, status: str, reason: str | None) -> None:
-        """Leave the run that was being computed in a state that says what happened, and let readers see it."""
-        if self.current is not None:
-            end_run(self.home, self.current.run_id, status, reason)
+        """Leave the runs that were being computed in a state that says what happened, and let readers see it."""
+        for run in self.begun:
+            end_run(self.home, run.run_id, status, reason)
+        if self.begun:
             with STEP_LOCK, contextlib.suppress(StoreError, OSError):  # what ended the job may also stop this
                 publish(self.home)
 
@@ -153,68 +232,41 @@ class _Experiment:
             routers.get(method)
         runs = context.spec.runs()
         done = [run.run_id for run in runs if finished(context, run)]
-        batches: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        total = 0
-        for run in runs:
-            if run.run_id in done:
-                continue
-            batches[run.run_id] = {}
-            for name in self._stages(run):
-                planned = stages.stage(name).plan(context, run)
-                batches[run.run_id][name] = [batch.to_json() for batch in planned]
-                total += sum(batch.units for batch in planned)
+        todo = [run for run in runs if run.run_id not in done]
+        batches: Batches = {}
+        if self.settings.engine == "local":
+            batches = self.work.plan(todo)
+        elif todo:
+            self.progress.say("plan", "preparing on Ray")
+            (answer,) = self._cluster().map([{"do": "prepare", "runs": [run.to_json() for run in todo]}])
+            self._tell(answer)
+            batches = answer["batches"]
+        total = sum(row["units"] for planned in batches.values() for rows in planned.values() for row in rows)
         self.log.info("planned", runs=len(runs), reused=len(done), units=total)
-        return {"runs": [run.to_json() for run in runs], "finished": done, "batches": batches, "total": total}
-
-    def _stages(self, run: RunPlan) -> list[str]:
-        spec = self.context.spec
-        wanted = [*spec.stages, *(["train"] if spec.routers.train is not None else [])]
-        return [name for name in stages.MODULES if name in wanted and stages.stage(name).applies(run)]
+        return {
+            "engine": self.settings.engine,
+            "runs": [run.to_json() for run in runs],
+            "finished": done,
+            "batches": batches,
+            "total": total,
+        }
 
     def _begin(self, run: RunPlan) -> None:
         self.stage = "begin"
         self.progress.say("begin", run_label(run))
-        begin_run(self.context, run)
+        self.work.begin(run)
         self.log.info("run started", run_id=run.run_id)
 
     def _batch(self, run: RunPlan, name: str, batch: Batch) -> None:
         self.stage = name
         self.progress.say(name, run_label(run))
         started = time.perf_counter()
-        computed = self._ensure(run, name, batch)
+        computed = self.work.ensure(run, name, batch)
         seconds = time.perf_counter() - started
         self.progress.advance(batch.units if computed else 0, batch.units)
         self.log.info(
             "batch", run_id=run.run_id, stage=name, batch=batch.key, computed=computed, seconds=round(seconds, 3)
         )
-
-    def _ensure(self, run: RunPlan, name: str, batch: Batch) -> bool:
-        """Make the shards of a batch exist; False when sound ones were there already."""
-        module = stages.stage(name)
-        key = f"{name}/{batch.key}"
-        if all(self._sound(table, run.run_id, key) for table in module.TABLES):
-            return False
-        self._write(run, key, module.compute(self.context, run, batch), module.TABLES)
-        return True
-
-    def _sound(self, table: str, run_id: str, key: str) -> bool:
-        wanted = shard_name(key)
-        for path in list_shards(self.home, table, run_id):
-            if path.name == wanted:
-                try:
-                    check_info(path, table, run_id)
-                    check_pages(path)
-                except StoreError as error:
-                    self.log.warning("shard is recomputed", reason=str(error))
-                    return False
-                return True
-        return False
-
-    def _write(self, run: RunPlan, key: str, tables: Mapping[str, Any], expected: tuple[str, ...] | None) -> None:
-        if expected is not None and set(tables) != set(expected):
-            raise RuntimeError(f"{key} gave {sorted(tables)} instead of {sorted(expected)}")
-        for table, data in tables.items():
-            write_shard(self.home, table, run.run_id, key, data)
 
     def _seal(self, run: RunPlan, batches: dict[str, list[dict[str, Any]]]) -> None:
         self.stage = "summarise"
@@ -222,11 +274,11 @@ class _Experiment:
         expected: set[tuple[str, str]] = set()
         for name, rows in batches.items():
             for row in rows:  # a shard may have been lost since its step was recorded
-                self._ensure(run, name, Batch(**row))
+                self.work.ensure(run, name, Batch(**row))
                 expected |= {(table, shard_name(f"{name}/{row['key']}")) for table in stages.stage(name).TABLES}
         for name in batches:
             summary = {table: data for table, data in stages.stage(name).summarise(self.context, run).items() if data}
-            self._write(run, f"summary/{name}", summary, None)
+            self.work.write(run, f"summary/{name}", summary, None)
             expected |= {(table, shard_name(f"summary/{name}")) for table in summary}
         seal_run(self.context, run, expected)
         self.log.info("run finished", run_id=run.run_id)
@@ -235,74 +287,3 @@ class _Experiment:
         self.stage = "publish"
         self.progress.say("publish", run_label(run))
         return publish(self.home)
-
-
-class _Progress:
-    """Progress of a job as an event in the job database; the rate counts computed units only, not skipped ones."""
-
-    def __init__(self, job_id: str) -> None:
-        self._job_id = job_id
-        self._started = time.monotonic()
-        self._computed = 0
-        self._told = 0.0
-        self.state: dict[str, Any] = {
-            "stage": "",
-            "message": "",
-            "done": 0,
-            "total": 0,
-            "stage_done": 0,
-            "stage_total": 0,
-            "rate": None,
-            "eta_seconds": None,
-            "run_ids": [],
-            "started_at_ms": int(time.time() * 1000),
-        }
-
-    def begin(self, run_ids: list[str], total: int) -> None:
-        self.state.update(run_ids=run_ids, total=total)
-
-    def enter(self, stage_total: int) -> None:
-        """The next stage of a run, with its units."""
-        self.state.update(stage_done=0, stage_total=stage_total)
-
-    def say(self, stage: str, message: str) -> None:
-        changed = (stage, message) != (self.state["stage"], self.state["message"])
-        self.state.update(stage=stage, message=message)
-        if changed:
-            self._send()
-
-    def inside(self, done: int, total: int, message: str) -> None:
-        """Tell how far a long step has come, at most twice a second."""
-        if time.monotonic() - self._told > 0.5 or done == total:
-            self._told = time.monotonic()
-            self.state.update(stage_done=done, stage_total=total, message=message)
-            self._send()
-
-    def settle(self, units: int) -> None:
-        """Count a batch for good; also reached when a resumed job skips a step that is on record."""
-        self.state["done"] += units
-        self.state["stage_done"] += units
-
-    def advance(self, computed: int, units: int) -> None:
-        """Tell of a batch just done, ``computed`` units of which were not there before."""
-        self._computed += computed
-        elapsed = time.monotonic() - self._started
-        if self._computed:
-            self.state["rate"] = round(self._computed / max(elapsed, 1e-6), 3)
-            left = max(self.state["total"] - self.state["done"] - units, 0)
-            self.state["eta_seconds"] = round(left / self.state["rate"], 1) if self.state["rate"] else None
-        self._send(units)
-
-    def end(self) -> None:
-        self.state.update(stage="finished", message="", done=self.state["total"], eta_seconds=0.0)
-        self._send()
-
-    def _send(self, units: int = 0) -> None:
-        state = {
-            **self.state,
-            "done": self.state["done"] + units,
-            "stage_done": self.state["stage_done"] + units,
-        }
-        DBOS.set_event(PROGRESS_EVENT, state)
-        for listener in LISTENERS:
-            listener(self._job_id, state)

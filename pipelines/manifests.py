@@ -18,7 +18,7 @@ from pipelines.spec import Spec
 from store import schema
 from store.catalog import RunManifest, now, read_manifest, seal, write_manifest
 from store.errors import NotFoundError, StoreError
-from store.shards import check_info, check_pages, list_shards
+from store.shards import check_info, check_pages, list_shards, read_info
 
 _PACKAGES = ("vmoer", "torch", "transformers", "numpy", "duckdb", "pyarrow", "dbos", "scikit-learn")
 
@@ -100,7 +100,7 @@ def seal_run(context: Context, run: RunPlan, expected: set[tuple[str, str]]) -> 
         for path in list_shards(context.home, table.name, run.run_id):
             if (table.name, path.name) not in expected:  # left by an older version of a stage
                 path.unlink()
-    tokens = context.table(run.run_id, "tokens").num_rows
+    tokens = sum(read_info(path).rows for path in list_shards(context.home, "tokens", run.run_id))
     seal(context.home, run.run_id, status="finished", error=None, ended_at=now(), n_tokens=tokens or None)
 
 

@@ -23,6 +23,9 @@ class Settings:
     jobs_url: str = ""
     machine: str = ""
     device: str = "auto"
+    engine: str = "local"
+    ray_address: str = ""
+    actors: int = 0
     address: str = "127.0.0.1"
     port: int = 8501
     hosts: str = ""
@@ -79,6 +82,9 @@ DOCS: dict[str, tuple[str, str]] = {
     "jobs_url": ("VMOER_JOBS_URL", "database of the job state; empty means SQLite in the data folder"),
     "machine": ("VMOER_MACHINE", "this machine among those that share a job database; empty means its host name"),
     "device": ("VMOER_DEVICE", "auto, cpu, mps, cuda or cuda:N"),
+    "engine": ("VMOER_ENGINE", "local (one process), or ray (an actor per GPU or processor; docs/scale-out.md)"),
+    "ray_address": ("VMOER_RAY_ADDRESS", "the Ray cluster of engine ray; empty starts a session on this machine"),
+    "actors": ("VMOER_ACTORS", "actors of engine ray; left out: one per GPU, or per processor without GPUs"),
     "address": ("VMOER_ADDRESS", "address the dashboard binds to"),
     "port": ("VMOER_PORT", "port of the dashboard"),
     "hosts": ("VMOER_ALLOWED_HOSTS", "further names under which the dashboard may be reached, with commas between"),

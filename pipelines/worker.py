@@ -22,6 +22,7 @@ from dbos import DBOS, DBOSConfig
 from pipelines import engine, jobs, live, livework  # noqa: F401  importing livework registers its workflow
 from pipelines.errors import JobError, PipelineError
 from pipelines.locks import DeviceLock, live_executors, lock_path
+from pipelines.progress import LISTENERS
 from pipelines.settings import Settings
 from pipelines.spec import Spec
 
@@ -139,7 +140,7 @@ def run_foreground(
                 client.cancel_workflow(earlier.job_id)
         job_id = jobs.new_job_id(spec)
         with _launched(settings, executor, [queue]):
-            engine.LISTENERS.append(listen)
+            LISTENERS.append(listen)
             try:
                 with jobs.connect(settings) as client:
                     client.enqueue(
@@ -153,7 +154,7 @@ def run_foreground(
                     )
                 return _watch(job_id, settings)
             finally:
-                engine.LISTENERS.remove(listen)
+                LISTENERS.remove(listen)
                 DBOS.delete_queue(queue)
     finally:
         lock.release()

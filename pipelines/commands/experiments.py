@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipelines import console, jobs
-from pipelines.commands.root import Device, JobId, Json, SpecFile, app, jobs_app
+from pipelines.commands.root import Device, Engine, JobId, Json, SpecFile, app, jobs_app
 from pipelines.errors import PipelineError
 from pipelines.settings import load_settings
 
@@ -22,13 +22,14 @@ def run_spec(
         bool, typer.Option("--resume", help="Also check the shards of finished runs and compute damaged ones again.")
     ] = False,
     device: Device = "auto",
+    engine: Engine = "local",
     json_: Json = False,
 ) -> None:
     """Compute an experiment; what an earlier attempt finished is used, Ctrl-C keeps what is computed."""
     from pipelines.manifests import recheck
     from pipelines.spec import load_spec, places
 
-    settings = replace(load_settings(), device=device)
+    settings = replace(load_settings(), device=device, engine=engine)
     spec = load_spec(spec_file, settings)
     if resume:
         for sentence in recheck(settings.home, spec):

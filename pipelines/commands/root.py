@@ -26,6 +26,7 @@ app.add_typer(jobs_app, name="jobs")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", envvar="VMOER_DEVICE")]
+Engine = Annotated[str, typer.Option(help="local, or ray for an actor per GPU or processor.", envvar="VMOER_ENGINE")]
 SpecFile = Annotated[Path, typer.Argument(help="YAML file that describes the experiment.")]
 RunId = Annotated[str, typer.Argument(help="Run id, as `vmoer runs` shows it.")]
 JobId = Annotated[str, typer.Argument(help="Job id, as `vmoer jobs list` shows it.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines import console
-from pipelines.commands.root import Address, Device, Insecure, Json, Port, app
+from pipelines.commands.root import Address, Device, Engine, Insecure, Json, Port, app
 from pipelines.settings import load_settings
 
 
@@ -55,8 +55,8 @@ def serve(
 
 
 @app.command()
-def worker(device: Device = "auto") -> None:
-    """Compute queued jobs on one device until it is told to stop."""
+def worker(device: Device = "auto", engine: Engine = "local") -> None:
+    """Compute queued jobs on one device, or with engine ray on many, until it is told to stop."""
     from pipelines.worker import run_worker
 
-    run_worker(replace(load_settings(), device=device), device, console.say)
+    run_worker(replace(load_settings(), device=device, engine=engine), device, console.say)

@@ -32,6 +32,9 @@ MODULES = {
     "ood": "pipelines.stages.ood",
 }
 
+#: stages computed from the shards of the others, which must be there before
+AFTER_OTHERS = ("ood",)
+
 
 @dataclass(frozen=True)
 class Batch:

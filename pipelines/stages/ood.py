@@ -65,25 +65,53 @@ def _answer_scores(context: Context, run: RunPlan, dataset: str) -> list[dict[st
 
 
 def _routing_scores(context: Context, run: RunPlan, dataset: str) -> list[dict[str, Any]]:
-    table = context.table(run.run_id, "routing")
-    if not table.num_rows:
-        return []
-    layers = _layers(context, run)
-    keep = pc.and_(pc.equal(table["dataset"], dataset), pc.is_in(table["layer"], pa.array(layers, pa.uint16())))
-    table = table.filter(keep)
-    rows = []
-    last = table.group_by("example_id").aggregate([("position", "max")])
-    finals = dict(zip(last["example_id"].to_pylist(), last["position_max"].to_pylist(), strict=True))
-    examples = np.array(table["example_id"].to_pylist(), dtype=object)
-    position = table["position"].to_numpy()
-    at_end = position == np.array([finals[example] for example in examples])
-    for name, column in ROUTING_SCORES.items():
-        values = table[column].to_numpy(zero_copy_only=False).astype(float)
-        known = ~np.isnan(values)
-        for rule, chosen in (("final_prompt_token", known & at_end), ("prompt_mean", known)):
-            for example, value in _means(examples[chosen], values[chosen]).items():
-                rows.append(_row(example, name, rule, "mean_layers", value))
-    return rows
+    """The routing scores of one data set, read part by part: memory grows with its questions, not with their tokens."""
+    wanted = ["dataset", "example_id", "layer", "position", *ROUTING_SCORES.values()]
+    layers = pa.array(_layers(context, run), pa.uint16())
+    means: dict[tuple[str, str], _Means] = defaultdict(_Means)
+    for part in context.parts(run.run_id, "routing", wanted):
+        rows = part.filter(pc.and_(pc.equal(part["dataset"], dataset), pc.is_in(part["layer"], layers)))
+        examples = np.array(rows["example_id"].to_pylist(), dtype=object)
+        position = rows["position"].to_numpy()
+        for name, column in ROUTING_SCORES.items():
+            values = rows[column].to_numpy(zero_copy_only=False).astype(float)
+            known = ~np.isnan(values)
+            for rule in ("final_prompt_token", "prompt_mean"):
+                of = position[known] if rule == "final_prompt_token" else np.zeros(known.sum(), dtype=int)
+                means[name, rule].add(examples[known], of, values[known])
+    return [
+        _row(example, name, rule, "mean_layers", value)
+        for (name, rule), found in means.items()
+        for example, value in found.by_example()
+    ]
+
+
+class _Means:
+    """Mean per example over the rows of its highest position, whatever parts they come in."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[int, float, int]] = {}
+
+    def add(self, examples: Any, position: Any, values: Any) -> None:
+        """Rows of one part: ``examples``, ``position`` and ``values``, all ``[rows]``."""
+        if not len(values):
+            return
+        names, owner = np.unique(examples.astype(str), return_inverse=True)
+        highest = np.full(len(names), -1)
+        np.maximum.at(highest, owner, position)
+        there = position == highest[owner]
+        sums = np.bincount(owner[there], weights=values[there], minlength=len(names))
+        counts = np.bincount(owner[there], minlength=len(names))
+        for name, last, total, count in zip(names.tolist(), highest.tolist(), sums, counts, strict=True):
+            before = self._sums.get(name, (-1, 0.0, 0))
+            if last > before[0]:
+                self._sums[name] = (last, float(total), int(count))
+            elif last == before[0]:
+                self._sums[name] = (last, before[1] + float(total), before[2] + int(count))
+
+    def by_example(self) -> list[tuple[str, float]]:
+        """``(example, mean)``, sorted by example."""
+        return [(name, total / count) for name, (_, total, count) in sorted(self._sums.items())]
 
 
 def _layers(context: Context, run: RunPlan) -> list[int]:
@@ -92,14 +120,6 @@ def _layers(context: Context, run: RunPlan) -> list[int]:
     methods = bayesian(context) if run.deterministic else [run.method]
     found = sorted({layer for method in methods for layer in resident.layers_of(context, method)})
     return found or resident.moe_layers
-
-
-def _means(examples: Any, values: Any) -> dict[str, float]:
-    names, owner = np.unique(examples.astype(str), return_inverse=True)
-    means = np.bincount(owner, weights=values, minlength=len(names)) / np.maximum(
-        np.bincount(owner, minlength=len(names)), 1
-    )
-    return dict(zip(names.tolist(), means.tolist(), strict=True))
 
 
 def _row(example: str, score: str, rule: str, aggregation: str, value: float) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""``engine: ray``: the batches of an experiment over many devices, as Ray Data actors with one model each.
+
+The driver is the workflow of :mod:`pipelines.engine`; it never touches the model. Actors compute batches with
+:class:`pipelines.work.Work`, as a worker does, and write the shards themselves, so nothing but short messages passes
+through Ray, and an actor or a driver that dies costs the batches it was computing. The data folder, the spec's files
+and a model given as a folder must be at the same paths on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from pipelines.context import Context
+from pipelines.errors import PipelineError
+from pipelines.runs import RunPlan
+from pipelines.settings import Settings
+from pipelines.spec import parse_spec
+from pipelines.stages import Batch
+from pipelines.work import Work
+from store.errors import StoreError
+from vmoer.errors import VmoerError
+
+USER_ERRORS = (PipelineError, StoreError, VmoerError)
+
+#: rows of a wave travel in blocks; more blocks than this cost the driver more than they balance
+_MAX_BLOCKS = 4096
+_OBJECT_STORE_BYTES = 100_000_000
+
+
+def check_ray() -> None:
+    """Refuse to go on without Ray."""
+    try:
+        import ray.data  # noqa: F401
+    except ImportError:
+        raise PipelineError("engine ray needs Ray: pip install -c constraints.txt -e '.[ray]'") from None
+
+
+class Spread:
+    """A Ray session for one execution of an experiment: started here, or joined at ``settings.ray_address``."""
+
+    def __init__(self, request: dict[str, Any], settings: Settings) -> None:
+        self._request = request
+        self._on_gpu = settings.device.startswith("cuda")
+        # Ray shows each actor its own GPU as the only one
+        self._settings = replace(settings, device="cuda") if self._on_gpu else settings
+        self.actors = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Spread:
+        import ray
+
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there what standard output must not hold
+        self._stack.callback(ray.shutdown)
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self._settings.ray_address:
+            ray.init(address=self._settings.ray_address, **quiet)
+        else:
+            # a session of this machine alone: nothing listens where others could reach it
+            ray.init(
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                num_cpus=max(os.cpu_count() or 1, self._settings.actors),
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+        there = math.floor(ray.cluster_resources().get("GPU" if self._on_gpu else "CPU", 0))
+        self.actors = self._settings.actors or there
+        if not 0 < self.actors <= there:
+            self._stack.close()
+            kind = "GPU" if self._on_gpu else "processor"
+            raise PipelineError(
+                f"engine ray found {there} {kind}s for {self.actors or 'its'} actors; set VMOER_ACTORS, or "
+                "VMOER_RAY_ADDRESS of a larger cluster"
+            )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.close()
+
+    def map(self, tasks: Sequence[dict[str, Any]], actors: int | None = None) -> Iterator[dict[str, Any]]:
+        """Do tasks on actors and yield their answers as they come; a task that failed raises its error here.
+
+        A task is ``do`` with what :class:`Actor` needs for it. An answer holds ``notes`` (lines for the job's log),
+        ``pid``, ``seconds`` and ``cpu_seconds`` beside its own values.
+        """
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        size = min(actors or self.actors, len(tasks))
+        rows = [{"task": json.dumps({**task, "request": self._request})} for task in tasks]
+        actor: Any = Actor
+        answers = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)).map_batches(
+            actor,
+            fn_kwargs={"settings": self._settings},
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=size),
+            num_cpus=1,
+            num_gpus=1 if self._on_gpu else 0,
+        )
+        for row in answers.iter_rows():
+            answer = json.loads(row["answer"])
+            if "error" in answer:
+                raise PipelineError(answer["error"])
+            if "traceback" in answer:
+                raise RuntimeError(f"in an actor: {answer['traceback']}")
+            yield answer
+
+
+class Actor:
+    """One process with one device and the model on it; a class that Ray Data makes as many of as it is told to."""
+
+    def __init__(self) -> None:
+        self._experiment = ""
+        self._work: Work | None = None
+        self._notes: list[dict[str, Any]] = []
+
+    def __call__(self, batch: dict[str, Any], settings: Settings) -> dict[str, Any]:
+        """The answers to a batch of tasks, both JSON texts."""
+        return {"answer": [json.dumps(self._answer(json.loads(task), settings)) for task in batch["task"]]}
+
+    def _answer(self, task: dict[str, Any], settings: Settings) -> dict[str, Any]:
+        self._notes.clear()
+        started, busy = time.perf_counter(), time.process_time()
+        try:
+            found = self._do(task, self._work_for(task["request"], settings))
+        except USER_ERRORS as error:
+            found = {"error": str(error)}
+        except Exception:
+            found = {"traceback": traceback.format_exc()}
+        spent = {
+            "seconds": round(time.perf_counter() - started, 3),
+            "cpu_seconds": round(time.process_time() - busy, 3),
+        }
+        return {**found, **spent, "pid": os.getpid(), "notes": list(self._notes)}
+
+    def _work_for(self, request: dict[str, Any], settings: Settings) -> Work:
+        if self._work is None or self._experiment != request["experiment"]:
+            context = Context(parse_spec(request["spec"]), request["folders"], settings)
+            self._work, self._experiment = Work(context, self._note), request["experiment"]
+        return self._work
+
+    def _do(self, task: dict[str, Any], work: Work) -> dict[str, Any]:
+        if task["do"] == "prepare":
+            return {"batches": work.prepare([RunPlan.from_json(run) for run in task["runs"]])}
+        run, batch = RunPlan.from_json(task["run"]), Batch(**task["batch"])
+        computed = work.ensure(run, task["stage"], batch)
+        return {"run_id": run.run_id, "stage": task["stage"], "batch": batch.to_json(), "computed": computed}
+
+    def _note(self, event: str, **fields: Any) -> None:
+        self._notes.append({"event": event, **fields})

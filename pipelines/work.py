@@ -1,0 +1,109 @@
+"""What computes an experiment in whatever process it happens, a worker or an actor: its plan, its runs, its batches.
+
+A batch becomes one shard per table under names that follow from the plan, and nothing is done where sound shards of
+those names are there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pipelines import stages
+from pipelines.context import Context
+from pipelines.errors import DataError
+from pipelines.manifests import begin_run, existing
+from pipelines.runs import RunPlan
+from pipelines.stages import Batch
+from store.errors import StoreError
+from store.shards import check_info, check_pages, list_shards, shard_name, write_shard
+
+#: run id → stage → its batches, plain JSON values
+Batches = dict[str, dict[str, list[dict[str, Any]]]]
+
+
+class Work:
+    """The work of one experiment in this process; ``warn(event, **fields)`` is told what had to be mended."""
+
+    def __init__(self, context: Context, warn: Callable[..., None]) -> None:
+        self.context = context
+        self.warn = warn
+
+    def plan(self, runs: Sequence[RunPlan]) -> Batches:
+        """Every batch of every stage of the given runs."""
+        return {
+            run.run_id: {
+                name: [batch.to_json() for batch in stages.stage(name).plan(self.context, run)]
+                for name in self.stages(run)
+            }
+            for run in runs
+        }
+
+    def stages(self, run: RunPlan) -> list[str]:
+        """The stages a run has, in order."""
+        spec = self.context.spec
+        wanted = [*spec.stages, *(["train"] if spec.routers.train is not None else [])]
+        return [name for name in stages.MODULES if name in wanted and stages.stage(name).applies(run)]
+
+    def begin(self, run: RunPlan) -> None:
+        """Write the manifest of a run that starts or goes on."""
+        begin_run(self.context, run)
+
+    def prepare(self, runs: Sequence[RunPlan]) -> Batches:
+        """Plan and begin the given runs and train their routers, which is done before many processes share them."""
+        planned = self.plan(runs)
+        for run in runs:
+            self.begin(run)
+            for row in planned[run.run_id].get("train", []):
+                self.ensure(run, "train", Batch(**row))
+        return planned
+
+    def ensure(self, run: RunPlan, name: str, batch: Batch) -> bool:
+        """Make the shards of a batch exist; False when sound ones were there already."""
+        module = stages.stage(name)
+        key = f"{name}/{batch.key}"
+        if all(self._sound(table, run.run_id, key) for table in module.TABLES):
+            return False
+        self.context.remember(f"inputs of {run.run_id}", lambda: self._check_inputs(run))
+        self.write(run, key, module.compute(self.context, run, batch), module.TABLES)
+        return True
+
+    def write(self, run: RunPlan, key: str, tables: Mapping[str, Any], expected: tuple[str, ...] | None) -> None:
+        """Write one shard per table; ``expected`` are the tables there must be."""
+        if expected is not None and set(tables) != set(expected):
+            raise RuntimeError(f"{key} gave {sorted(tables)} instead of {sorted(expected)}")
+        for table, data in tables.items():
+            write_shard(self.context.home, table, run.run_id, key, data)
+
+    def _sound(self, table: str, run_id: str, key: str) -> bool:
+        wanted = shard_name(key)
+        for path in list_shards(self.context.home, table, run_id):
+            if path.name == wanted:
+                try:
+                    check_info(path, table, run_id)
+                    check_pages(path)
+                except StoreError as error:
+                    self.warn("shard is recomputed", reason=str(error))
+                    return False
+                return True
+        return False
+
+    def _check_inputs(self, run: RunPlan) -> None:
+        """Refuse to add to a run what this process would compute from other weights or questions than it began with."""
+        manifest = existing(self.context.home, run.run_id)
+        if manifest is None:
+            return
+        resident = self.context.resident
+        model, dtype = resident.identity["weights_sha256"], resident.dtype
+        if (model, dtype) != (manifest.model["weights_sha256"], manifest.dtype):
+            raise DataError(
+                f"run {run.run_id} was begun with other weights or another number format of {run.model} than this "
+                "process has; give every machine the same model"
+            )
+        began = {row["dataset"]: row["content_sha256"] for row in manifest.datasets}
+        for item in self.context.sets:
+            if began.get(item.name) != item.content_sha256:
+                raise DataError(
+                    f"question set {item.name!r} is not the one run {run.run_id} was begun with; give every machine "
+                    "the same files"
+                )

@@ -1,0 +1,163 @@
+"""``engine: ray``: the tables of the local engine, also when an actor and the driver are killed on the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import engine, jobs
+from pipelines.errors import PipelineError
+from pipelines.spec import places
+from pipelines.spread import Actor, Spread
+from store.verify import verify
+from tests.pipelines.support import assert_same_tables, environment, settings, small_spec
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra [ray] is not installed")
+
+
+def start(home: Path, spec_file: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pipelines", "run", str(spec_file), "--device", "cpu", "--engine", "ray", "--json"]
+    own = {**environment(home), "VMOER_ACTORS": "2"}
+    with (home.parent / "output").open("wb") as output:
+        return subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.DEVNULL)
+
+
+def batches(home: Path) -> list[dict[str, Any]]:
+    """What the logs of all jobs say about batches, oldest first."""
+    files = sorted((home / "logs").glob("*.jsonl"))
+    lines = [line for file in files for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [entry for entry in map(json.loads, lines) if entry["event"] == "batch"]
+
+
+def wait_for_batch(home: Path, process: subprocess.Popen[bytes], after: int = 0) -> dict[str, Any]:
+    deadline = time.monotonic() + 240
+    while len(batches(home)) <= after:
+        assert process.poll() is None, "ended before a batch was computed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return batches(home)[after]
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@needs_ray
+@pytest.mark.slow
+def test_tables_equal_those_of_the_local_engine_though_driver_and_actor_are_killed(
+    tmp_path: Path, spec_file: Path, undisturbed: Path
+) -> None:
+    home = tmp_path / "ray"
+    driver = start(home, spec_file)
+    first = wait_for_batch(home, driver)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    deadline = time.monotonic() + 60
+    while not gone(first["actor"]):
+        assert time.monotonic() < deadline, "an actor outlived its driver"
+        time.sleep(0.1)
+    done = len(batches(home))
+    assert done < 26
+
+    driver = start(home, spec_file)
+    again = wait_for_batch(home, driver, after=done)
+    os.kill(again["actor"], signal.SIGKILL)
+    assert driver.wait(timeout=400) == 0
+    job = json.loads((tmp_path / "output").read_text())
+    assert job["status"] == "finished"
+    assert job["done"] == job["total"]
+    rows = batches(home)[done:]
+    assert any(not row["computed"] for row in rows), "what the first driver had stored is used"
+    assert len({row["actor"] for row in rows}) >= 2, "the work was shared"
+    assert verify(home) == []
+    assert_same_tables(home, undisturbed)
+
+
+@pytest.fixture
+def request_of_small() -> dict[str, Any]:
+    return jobs.workflow_input(small_spec(), places())
+
+
+def answer_of(actor: Actor, home: Path, task: dict[str, Any]) -> dict[str, Any]:
+    (text,) = actor({"task": [json.dumps(task)]}, settings(home))["answer"]
+    return json.loads(text)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, undisturbed: Path) -> Iterator[Path]:
+    """The stored runs of the small experiment, one shard of the baseline missing."""
+    home = tmp_path / "home"
+    shutil.copytree(undisturbed, home)
+    run = small_spec().runs()[0]
+    next((home / "facts" / "table=predictions" / f"run_id={run.run_id}").glob("*.parquet")).unlink()
+    return home
+
+
+def tasks_of(actor: Actor, home: Path, request: dict[str, Any]) -> list[dict[str, Any]]:
+    runs = [run.to_json() for run in small_spec().runs()[:1]]
+    planned = answer_of(actor, home, {"do": "prepare", "runs": runs, "request": request})["batches"]
+    rows = planned[runs[0]["run_id"]]["evaluate"]
+    return [{"do": "batch", "run": runs[0], "stage": "evaluate", "batch": row, "request": request} for row in rows]
+
+
+def test_an_actor_computes_what_is_missing_and_nothing_else(prepared: Path, request_of_small: dict[str, Any]) -> None:
+    actor = Actor()
+    tasks = tasks_of(actor, prepared, request_of_small)
+    first = [answer_of(actor, prepared, task)["computed"] for task in tasks]
+    assert sorted(first) == [False] * (len(tasks) - 1) + [True]
+    assert not any(answer_of(actor, prepared, task)["computed"] for task in tasks)
+
+
+def test_an_actor_refuses_other_questions_and_weights_than_the_run_began_with(
+    prepared: Path, request_of_small: dict[str, Any]
+) -> None:
+    tasks = tasks_of(Actor(), prepared, request_of_small)
+    file = prepared / "runs" / f"{small_spec().runs()[0].run_id}.json"
+    manifest = json.loads(file.read_text())
+    for changed, sentence in (
+        ({"dtype": "bfloat16"}, "other weights or another number format"),
+        (
+            {"datasets": [{**row, "content_sha256": "0" * 64} for row in manifest["datasets"]]},
+            "question set 'test' is not the one",
+        ),
+    ):
+        file.write_text(json.dumps({**manifest, **changed}))
+        answers = [answer_of(Actor(), prepared, task) for task in tasks]
+        refused = [answer["error"] for answer in answers if "error" in answer]
+        assert len(refused) == 1, "only what would be computed anew is refused"
+        assert sentence in refused[0]
+
+
+def test_an_unexpected_error_comes_back_with_its_traceback(tmp_path: Path, request_of_small: dict[str, Any]) -> None:
+    answer = answer_of(Actor(), tmp_path, {"do": "batch", "run": {}, "request": request_of_small})
+    assert "Traceback" in answer["traceback"]
+    assert answer["pid"] == os.getpid()
+
+
+def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="there is no engine 'dask'; there are local and ray"):
+        engine.configure(replace(settings(tmp_path), engine="dask"))
+
+
+@needs_ray
+@pytest.mark.slow
+def test_more_actors_than_gpus_are_refused(tmp_path: Path, request_of_small: dict[str, Any]) -> None:
+    wanted = replace(settings(tmp_path), device="cuda", engine="ray", actors=100_000)
+    with pytest.raises(PipelineError, match="GPUs for 100000 actors"), Spread(request_of_small, wanted):
+        pass
