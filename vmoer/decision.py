@@ -1,8 +1,9 @@
 """From a posterior to one routing decision: the in-router estimator and the single draw.
 
 *In-router* (thesis eq. for MFVR/FCVR inference): S logit samples, softmax of each, averaged, then top-k once; gates
-follow the family's rule on the logarithm of the average. *Single draw*: one sample per token decides; this is what
-training uses, and what the predictive estimator carries through the layers above, many times.
+follow the family's rule on the logarithm of the average. *Closed form*: the same average without sampling. *Single
+draw*: one sample per token decides; this is what training uses, and what the predictive estimator carries through the
+layers above, many times.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vmoer.architectures import Architecture, RouterSite
+from vmoer.closed_form import FLOATS
 from vmoer.noise import TokenNoise
 from vmoer.routers.base import Posterior
 
@@ -53,7 +55,8 @@ def decide(
     noise: TokenNoise,
     samples: int | None,
 ) -> Decision:
-    """Routing decision under ``posterior``: averaged over ``samples`` draws, or one draw when ``samples`` is ``None``.
+    """Routing decision under ``posterior``: averaged over ``samples`` draws, in closed form when ``samples`` is 0, or
+    one draw when it is ``None``.
 
     Tokens whose draws all equal the native logits keep the native weights and indices bit for bit: a posterior without
     width or shift *is* the native router.
@@ -70,10 +73,20 @@ def decide(
         scores = logits = posterior.draw(1, noise)[0]
         untouched = (scores == base_logits).all(-1)
     else:
-        mean_probability, untouched, variance_mc = _average(posterior, base_logits, noise, samples)
+        if samples == 0:
+            mean_probability, untouched = _expectation(posterior, base_logits)
+        else:
+            mean_probability, untouched, variance_mc = _average(posterior, base_logits, noise, samples)
         scores = logits = mean_probability.clamp_min(torch.finfo(torch.float32).tiny).log()
+    if scores.requires_grad:
+        untouched = torch.zeros_like(untouched)  # a posterior that starts as the native router must be able to leave it
     index = architecture.select(site, scores)
-    weight = architecture.gates(site, logits, index).to(base_weight.dtype)
+    weight = architecture.gates(site, logits, index)
+    inclusion = posterior.inclusion(scores) if scores.requires_grad else None
+    if inclusion is not None:
+        chosen = inclusion.gather(-1, index)
+        weight = weight * (1.0 + (chosen - chosen.detach()))
+    weight = weight.to(base_weight.dtype)
     keep = untouched[:, None]
     return Decision(
         logits=torch.where(keep, base_logits, logits),
@@ -91,8 +104,10 @@ def _average(
     posterior: Posterior, base_logits: Tensor, noise: TokenNoise, samples: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Mean softmax ``[tokens, experts]``, tokens left untouched ``[tokens]``, summed sample variance ``[tokens]``."""
-    tokens, experts = base_logits.shape
-    step = max(DRAW_BUDGET // (samples * experts), 1)
+    tokens = base_logits.shape[0]
+    if posterior.support is not None:
+        samples = min(samples, posterior.support)
+    step = max(DRAW_BUDGET // (samples * posterior.floats), 1)
     means, untouched, variances = [], [], []
     for start in range(0, tokens, step):
         stop = min(start + step, tokens)
@@ -102,3 +117,18 @@ def _average(
         if samples > 1:
             variances.append(draws.var(0).sum(-1))
     return torch.cat(means), torch.cat(untouched), torch.cat(variances) if variances else None
+
+
+def _expectation(posterior: Posterior, base_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """E[softmax] ``[tokens, experts]`` without sampling, and the tokens it leaves untouched ``[tokens]``."""
+    tokens, experts = base_logits.shape
+    step = max(DRAW_BUDGET // (experts * max(FLOATS, experts)), 1)
+    means, untouched = [], []
+    for start in range(0, tokens, step):
+        part = posterior.chunk(start, min(start + step, tokens))
+        mean, variance = part.expectation(), part.variance()
+        assert mean is not None, "handles refuse the closed form for methods without one"
+        same = (part.mean == base_logits[start : start + step]).all(-1)
+        means.append(mean)
+        untouched.append(same if variance is None else same & (variance == 0))
+    return torch.cat(means), torch.cat(untouched)

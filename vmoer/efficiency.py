@@ -1,7 +1,8 @@
 """What a Bayesian router costs, from formulas: multiply–accumulates (MACs) per token and layer, and parameters.
 
 MACs of matrix products only, as FLOP counters do; drawing random numbers, softmax and top-k are left out, and so are
-attention scores (they grow with the context, the rest does not). Wall-clock time is another matter: many small kernels
+attention scores (they grow with the context, the rest does not) and what is drawn once per call for all its tokens (the
+weights of ``swagr`` and ``laplace``: S·H·E numbers). Wall-clock time is another matter: many small kernels
 cost more than their MACs (``benchmarks/router_overhead.py`` measures it).
 """
 
@@ -49,6 +50,13 @@ def _low_rank(size: HeadSize) -> int:
 _COSTS: dict[str, tuple[Callable[[HeadSize], int], Callable[[HeadSize], int]]] = {
     "deterministic": (lambda s: 0, lambda s: 0),
     "temperature": (lambda s: 0, lambda s: s.experts),
+    "mcdr": (lambda s: s.weight, lambda s: s.weight + 2 * s.samples * s.weight),
+    "swagr": (
+        lambda s: s.weight,
+        lambda s: s.weight * (1 + s.samples + s.rank) + s.samples * s.rank * s.experts,
+    ),
+    "der": (lambda s: s.members * s.weight, lambda s: s.members * s.weight),
+    "laplace": (lambda s: s.weight, lambda s: s.weight + s.samples * s.weight),
     "mfvr": (
         lambda s: s.weight + s.trunk * (s.hidden + s.experts),
         lambda s: s.weight + s.trunk * (s.hidden + s.experts) + s.samples * s.experts,
@@ -58,10 +66,14 @@ _COSTS: dict[str, tuple[Callable[[HeadSize], int], Callable[[HeadSize], int]]] =
         lambda s: s.trunk * (s.hidden + s.experts + s.triangle) + s.samples * s.experts**2,
     ),
     "fcvr-lowrank": (_low_rank, lambda s: _low_rank(s) + s.samples * s.experts * (s.rank + 1)),
+    "vtsr": (lambda s: s.trunk * (s.hidden + 2) + 1, lambda s: s.trunk * (s.hidden + 1) + s.experts),
 }
 
 #: trunk width of a method as a fraction of the hidden size, 1/4 unless listed
 _TRUNK = {"fcvr-lowrank": 8}
+
+#: columns of ``swagr``'s deviations, which no number of experts limits
+_SNAPSHOT_RANK = 10
 
 
 def head_size(
@@ -70,7 +82,8 @@ def head_size(
     """Sizes of a head of ``method`` on the model of a Hugging Face ``config``, its default trunk unless given."""
     hidden, experts = config.hidden_size, config.num_local_experts
     trunk = trunk_width or max(hidden // _TRUNK.get(method, 4), 1)
-    return HeadSize(hidden, experts, trunk, samples, **{"rank": min(_RANK, experts), **sizes})
+    rank = _SNAPSHOT_RANK if method == "swagr" else min(_RANK, experts)
+    return HeadSize(hidden, experts, trunk, samples, **{"rank": rank, **sizes})
 
 
 def extra_parameters(method: str, size: HeadSize) -> int:

@@ -19,7 +19,7 @@ from vmoer.registry import unknown_name
 from vmoer.routers.base import BayesianRouter, RouterShape, routers
 from vmoer.tap import Mode, Tap, tap_of
 
-ESTIMATORS = ("in-router", "predictive")
+ESTIMATORS = ("in-router", "closed-form", "predictive")
 
 Batch = Mapping[str, Tensor]
 
@@ -29,13 +29,17 @@ class Handle:
 
     ``routers`` maps the absolute layer (as a string) to its :class:`BayesianRouter`. While the handle is active every
     forward pass of the model routes through them: averaged over ``samples`` draws with the ``in-router`` estimator,
-    one draw per token (sample 0) with ``predictive``; :mod:`vmoer.scoring` carries more draws and averages answers.
+    by the same average without sampling with ``closed-form``, by one draw per token (sample 0) with ``predictive``;
+    :mod:`vmoer.scoring` carries more draws and averages answers.
     """
 
     def __init__(
         self, tap: Tap, method: str, heads: dict[int, BayesianRouter], samples: int, estimator: str, seed: int
     ) -> None:
         check_sampling(samples, estimator)
+        first = next(iter(heads.values()))
+        if estimator == "closed-form" and not first.closed_form:
+            raise VmoerError(f"Method {method!r} has no closed form to average in; use in-router or predictive.")
         self.tap = tap
         self.method = method
         self.routers = nn.ModuleDict({str(layer): head for layer, head in heads.items()})
@@ -43,6 +47,8 @@ class Handle:
         self.estimator = estimator
         self.seed = seed
         self.active = False
+        for site in self.sites:
+            self.head(site.layer).bind(tap.native_logits(site))
         self.enable()
 
     @property
@@ -65,6 +71,11 @@ class Handle:
         assert isinstance(head, BayesianRouter)
         return head
 
+    @property
+    def support(self) -> int | None:
+        """How many different samples there are (members of an ensemble); ``None`` when there is no end to them."""
+        return self.head(self.layers[0]).support
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Trainable parameters of all Bayesian routers."""
         return self.routers.parameters()
@@ -76,7 +87,8 @@ class Handle:
                 "This model already carries Bayesian routers; call restore() on their handle first."
             )
         self.tap.heads.update({layer: self.head(layer) for layer in self.layers})
-        self.tap.mode = Mode(samples=self.samples if self.estimator == "in-router" else None, seed=self.seed)
+        samples = {"in-router": self.samples, "closed-form": 0, "predictive": None}[self.estimator]
+        self.tap.mode = Mode(samples=samples, seed=self.seed)
         self.tap.refresh()
         self.active = True
 
@@ -122,6 +134,17 @@ class Handle:
             raise VmoerError(f"The noise scale must be 0 or more, not {factor}.")
         for layer in self.layers:
             self.head(layer).noise_scale.fill_(factor)
+
+    @contextmanager
+    def without_noise(self) -> Iterator[None]:
+        """Route by the posterior mean inside the block (noise scale 0), then as before."""
+        before = {layer: float(self.head(layer).noise_scale) for layer in self.layers}
+        self.scale_noise(0.0)
+        try:
+            yield
+        finally:
+            for layer, factor in before.items():
+                self.head(layer).noise_scale.fill_(factor)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write ``routers.safetensors`` and ``routers.json`` into ``folder``; returns the folder."""

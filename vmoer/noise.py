@@ -60,7 +60,7 @@ def prefix_keys(token_ids: Tensor, positions: Tensor, mask: Tensor, running: Ten
 
 
 #: entries of a mask per hash, and the steps in which its probability is expressed
-_LANES, _STEPS = 4, 1 << 16
+_LANES, MASK_STEPS = 4, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class TokenNoise:
         words = -(-width // _LANES)
         index = torch.arange(samples * words, device=self.keys.device, dtype=torch.int64)
         bits = mix(self.keys.view(1, -1, 1) + index.view(samples, 1, words) * _GOLDEN)
-        return bits.view(torch.int16)[..., :width] >= round(rate * _STEPS) - _STEPS // 2
+        return bits.view(torch.int16)[..., :width] >= round(rate * MASK_STEPS) - MASK_STEPS // 2
 
     def uniform(self, samples: int, width: int) -> Tensor:
         """Uniform draws in the open interval (0, 1), ``[samples, tokens, width]`` float32."""

@@ -41,7 +41,8 @@ class Frame:
 
 @dataclass
 class Mode:
-    """How a forward pass routes. ``samples=None`` is one draw per token, of sample number ``sample_ids`` per row.
+    """How a forward pass routes: averaged over ``samples`` draws, in closed form with 0, or with ``None`` by one draw
+    per token, of sample number ``sample_ids`` per row.
 
     With ``common`` the draws depend on a token's position alone and not on what the prompt says, so that two prompts
     that differ in a word differ by that word and not by luck.
@@ -230,6 +231,15 @@ class Tap:
                 self.noise(site, frame, mode),
                 mode.samples,
             )
+
+    def native_logits(self, site: RouterSite) -> Callable[[Tensor], Tensor]:
+        """The logits before any posterior (fine-tuned or native) as a function of the input ``[n, hidden]`` alone."""
+
+        def logits(hidden: Tensor) -> Tensor:
+            inputs = hidden.to(next(site.router.parameters()).dtype)
+            return self._base(site, inputs, site.router.forward(inputs))[0].float()
+
+        return logits
 
     def reroute(self, site: RouterSite, hidden: Tensor, frame: Frame) -> Decision:
         """The decision this router would take for another input ``[tokens, hidden]``, with the same noise."""

@@ -251,10 +251,11 @@ def tiny_row(row: int, lengths: Sequence[int] = LENGTHS) -> dict[str, Tensor]:
 
 
 def is_stochastic(handle: Handle) -> bool:
-    """Whether the handle's posteriors have any width (False for the deterministic method)."""
+    """Whether a seed decides the handle's draws (no for the deterministic method and for members of an ensemble)."""
     head = handle.head(handle.layers[0])
     with torch.no_grad():
-        return head.posterior(torch.ones(1, head.shape.hidden_size), torch.zeros(1, head.shape.n_experts)).stochastic
+        posterior = head.posterior(torch.ones(1, head.shape.hidden_size), torch.zeros(1, head.shape.n_experts))
+    return posterior.stochastic and posterior.support is None
 
 
 def _check_rule(model: nn.Module, what: str) -> None:

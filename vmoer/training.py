@@ -5,6 +5,11 @@ and nothing else (or, as ``loss="choice"``, the right option among all options);
 (prompt and answer), never padding, so β means the same for every batch and length. Draws are reparameterised and
 numbered by the step, so that an interrupted run continues with the same data order and the same noise. Model selection:
 the answer NLL of a disjoint validation set.
+
+Some methods differ, as their :class:`~vmoer.routers.base.BayesianRouter` says. A weight-space Gaussian trains its mean
+without noise and gets its spread afterwards. One that lives on the *path* of training keeps a constant learning rate,
+never stops early and ends at the last weights. Members of an ensemble see the same questions, each in an order of its
+own, with gradients, clipping and optimiser state of their own.
 """
 
 from __future__ import annotations
@@ -17,14 +22,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vmoer.architectures import RouterSite
 from vmoer.decision import Decision
 from vmoer.errors import VmoerError
 from vmoer.handle import Handle, evaluation
 from vmoer.learner import Learner, learner_of
+from vmoer.likelihood import log_likelihood
 from vmoer.noise import mix_int
+from vmoer.routers.base import BayesianRouter
+from vmoer.schedule import batch_of_step, clip_gradients, rate
 from vmoer.tap import Frame
 from vmoer.training_state import PROGRESS, resume, write_state
 
@@ -72,11 +80,15 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Example:
-    """One training text: token ids of the prompt, of its right answer, and of the wrong options (``choice`` only)."""
+    """One training text: token ids of the prompt, of its right answer, and of the wrong options (``choice`` only).
+
+    ``member`` is the member of an ensemble that learns from it.
+    """
 
     prompt: list[int]
     answer: list[int]
     wrong: tuple[list[int], ...] = ()
+    member: int = 0
 
 
 @dataclass
@@ -114,12 +126,13 @@ def train(
     folder: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> TrainingResult:
-    """Train in place, leaving the weights with the best validation NLL.
+    """Train in place, leaving the weights with the best validation NLL (the last ones, where the method says so).
 
     With ``folder`` the state is written at every evaluation and picked up from there by the next call. Raises
     :class:`VmoerError` for a method without parameters, empty sets, or texts shared by both sets.
     """
     learner = learner_of(subject) if isinstance(subject, Handle) else subject
+    handle, method = learner.handle, _method(learner)
     _check(learner, examples, validation, config)
     optimiser = torch.optim.AdamW(
         list(learner.parameters.values()),
@@ -129,38 +142,50 @@ def train(
     )
     per_epoch = max(len(examples) // config.batch_size, 1)
     total = per_epoch * config.epochs
-    result, best, bad = TrainingResult(), learner.snapshot(), 0
-    if folder is not None and (folder / PROGRESS).exists():
-        best, bad = resume(folder, learner, optimiser, result, config)
-    else:
-        result.best_validation_nll = _validation_nll(learner, validation, config)
-        result.log.append((0, -1, "validation_nll", result.best_validation_nll))
-    while result.steps < total and bad < config.patience:
-        batch = _batch_of_step(examples, result.steps, per_epoch, config)
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _rate(result.steps, total, config.warmup)
-        result.steps += 1
-        active, learning = _phase(learner, result.steps, total, config)
-        with learning, active, evaluation(learner.model):
-            result.log += _step(learner, batch, optimiser, config, result.steps, total)
-        if result.steps % config.evaluate_every == 0 or result.steps == total:
-            active, _ = _phase(learner, result.steps, total, config)
-            with active:
-                nll = _validation_nll(learner, validation, config)
-            result.log.append((result.steps, -1, "validation_nll", nll))
-            if not _last_phase(learner, result.steps, total, config):
-                pass  # layers are still missing: no candidate yet
-            elif nll < result.best_validation_nll - 1e-4 or (config.progressive and result.best_step == 0):
-                result.best_validation_nll, result.best_step = nll, result.steps
-                best, bad = learner.snapshot(), 0
-            else:
-                bad += 1
-            if folder is not None:
-                write_state(folder, learner, optimiser, result, best, bad, config)
-        if progress is not None:
-            progress(result.steps, total, f"validation NLL {result.best_validation_nll:.4f}")
-    result.stopped_early = result.steps < total
-    learner.load(best)
+    with handle.without_noise() if handle is not None and method.trains_mean else nullcontext():
+        result, best, bad = TrainingResult(), learner.snapshot(), 0
+        if folder is not None and (folder / PROGRESS).exists():
+            best, bad = resume(folder, learner, optimiser, result, config)
+        else:
+            result.best_validation_nll = _validation_nll(learner, validation, config)
+            result.log.append((0, -1, "validation_nll", result.best_validation_nll))
+        while result.steps < total and (bad < config.patience or method.follows_path):
+            batch = batch_of_step(examples, result.steps, per_epoch, config, _members(learner))
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * rate(result.steps, total, config.warmup, method.follows_path)
+            result.steps += 1
+            active, learning = _phase(learner, result.steps, total, config)
+            with learning, active, evaluation(learner.model):
+                result.log += _step(learner, batch, optimiser, config, result.steps, total)
+            if handle is not None:
+                for layer in handle.layers:
+                    handle.head(layer).after_step(result.steps, total)
+            if result.steps % config.evaluate_every == 0 or result.steps == total:
+                active, _ = _phase(learner, result.steps, total, config)
+                with active:
+                    nll = _validation_nll(learner, validation, config)
+                result.log.append((result.steps, -1, "validation_nll", nll))
+                if not _last_phase(learner, result.steps, total, config):
+                    pass  # layers are still missing: no candidate yet
+                elif nll < result.best_validation_nll - 1e-4 or (config.progressive and result.best_step == 0):
+                    result.best_validation_nll, result.best_step = nll, result.steps
+                    best, bad = learner.snapshot(), 0
+                else:
+                    bad += 1
+                if folder is not None:
+                    write_state(folder, learner, optimiser, result, best, bad, config)
+            if progress is not None:
+                progress(result.steps, total, f"validation NLL {result.best_validation_nll:.4f}")
+        result.stopped_early = result.steps < total
+        if method.follows_path:
+            result.best_step = result.steps
+        else:
+            learner.load(best)
+    fitted = method.fit_spread(handle, examples, config) if handle is not None else []
+    if handle is not None and fitted:
+        nll = answer_nll(handle, validation, config.micro_batch)
+        rows = [*fitted, (-1, "posterior_validation_nll", nll)]
+        result.log += [(result.steps, layer, quantity, value) for layer, quantity, value in rows]
     return result
 
 
@@ -172,6 +197,15 @@ def answer_nll(handle: Handle, examples: Sequence[Example], micro_batch: int = 1
         for part in _parts(examples, micro_batch):
             total += float(_losses(learner_of(handle), part, config, None).sum())
     return total / len(examples)
+
+
+def _method(learner: Learner) -> type[BayesianRouter]:
+    """What the method of a learner says about its training; adapters and native routers have nothing special."""
+    return BayesianRouter if learner.handle is None else type(learner.handle.head(learner.handle.layers[0]))
+
+
+def _members(learner: Learner) -> int:
+    return 1 if learner.handle is None else learner.handle.support or 1
 
 
 def _check(
@@ -186,6 +220,10 @@ def _check(
         raise VmoerError("Training with loss 'choice' needs the wrong options of every question.")
     if config.progressive and learner.handle is None:
         raise VmoerError("Only Bayesian routers can be trained progressively.")
+    if config.progressive and _method(learner).follows_path:
+        raise VmoerError("Routers that collect snapshots on the path of training cannot be trained progressively.")
+    if config.objective == "averaged" and _members(learner) > 1:
+        raise VmoerError("Members of an ensemble are trained independently: train them with objective 'expected'.")
 
 
 def _validation_nll(learner: Learner, examples: Sequence[Example], config: TrainingConfig) -> float:
@@ -268,12 +306,12 @@ def _step(
             task = _losses(learner, part, config, stream).mean()
         kl = torch.stack(list(watch.kl.values())).sum() if watch.kl else task.new_zeros(())
         loss = task + beta * kl
-        (loss * share).backward()
+        (loss * (share * _members(learner))).backward()  # a member's gradient is the mean over its own questions
         rows = {(-1, "task_loss"): float(task.detach()), (-1, "loss"): float(loss.detach())} | watch.seen
         rows |= {(layer, "beta"): beta for layer in watch.kl}
         for key, value in rows.items():
             sums[key] = sums.get(key, 0.0) + share * value
-    nn.utils.clip_grad_norm_(list(learner.parameters.values()), config.clip)
+    clip_gradients(list(learner.parameters.values()), config.clip, _members(learner))
     optimiser.step()
     return [(step, layer, quantity, value) for (layer, quantity), value in sorted(sums.items())]
 
@@ -285,11 +323,12 @@ def _losses(learner: Learner, part: Sequence[Example], config: TrainingConfig, s
     """
     choice = config.loss == "choice"
     rows = [(e.prompt, option) for e in part for option in ((e.answer, *e.wrong) if choice else (e.answer,))]
+    member = torch.tensor([e.member for e in part for _ in range(1 + len(e.wrong) if choice else 1)])
     draws = config.draws if learner.handle is not None and stream is not None else 1
-    ids = torch.arange(draws).repeat_interleave(len(rows))
+    ids = (torch.arange(draws)[:, None] * _members(learner) + member).reshape(-1)
     sampling = learner.sampling(ids, stream) if stream is not None else nullcontext()
     with sampling:
-        total, count = _log_likelihood(learner.model, rows * draws)
+        total, count = log_likelihood(learner.model, rows * draws)
     total, count = total.view(draws, -1), count[: len(rows)]
     if choice:
         sizes = [1 + len(e.wrong) for e in part]
@@ -303,45 +342,5 @@ def _losses(learner: Learner, part: Sequence[Example], config: TrainingConfig, s
     return -log_p.mean(0) / count
 
 
-def _log_likelihood(model: nn.Module, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
-    """Summed log-likelihood of each answer after its prompt and its number of tokens, both ``[rows]``."""
-    device = next(model.parameters()).device
-    width = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    scored = torch.zeros(len(rows), width, dtype=torch.bool)
-    for row, (prompt, answer) in enumerate(rows):
-        start, stop = len(prompt), len(prompt) + len(answer)
-        ids[row, :stop] = torch.tensor(prompt + answer)
-        mask[row, :stop] = 1
-        scored[row, start:stop] = True
-    ids, mask, scored = ids.to(device), mask.to(device), scored.to(device)
-    kept = (
-        max(len(answer) for _, answer in rows) + width - min(len(prompt) + len(answer) for prompt, answer in rows) + 1
-    )
-    kept = min(kept, width)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits[:, :-1].float()
-    log_p = logits.log_softmax(-1).gather(-1, ids[:, width - kept + 1 :, None])[..., 0]
-    keep = scored[:, width - kept + 1 :]
-    return (log_p * keep).sum(-1), keep.sum(-1)
-
-
 def _parts(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
     return [examples[start : start + size] for start in range(0, len(examples), size)]
-
-
-def _batch_of_step(examples: Sequence[Example], step: int, per_epoch: int, config: TrainingConfig) -> list[Example]:
-    """The questions of one step: a function of the data seed and the step alone."""
-    epoch, index = divmod(step, per_epoch)
-    generator = torch.Generator().manual_seed(mix_int(config.data_seed, epoch) & 0x7FFFFFFF)
-    order = torch.randperm(len(examples), generator=generator).tolist()
-    chosen = order[index * config.batch_size : (index + 1) * config.batch_size]
-    return sorted((examples[i] for i in chosen), key=lambda e: len(e.prompt) + len(e.answer))
-
-
-def _rate(step: int, total: int, warmup: float) -> float:
-    """Linear warm-up, then cosine to zero."""
-    start = max(int(total * warmup), 1)
-    if step < start:
-        return (step + 1) / start
-    return 0.5 * (1.0 + math.cos(math.pi * (step - start) / max(total - start, 1)))

@@ -47,7 +47,9 @@ def test_parameters_are_those_of_the_router(method):
 
 
 @pytest.mark.parametrize("family", ["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"])
-@pytest.mark.parametrize("method", ["deterministic", "mfvr", "fcvr", "fcvr-lowrank"])
+@pytest.mark.parametrize(
+    "method", ["deterministic", "mcdr", "swagr", "der", "laplace", "mfvr", "fcvr", "fcvr-lowrank", "vtsr"]
+)
 def test_macs_are_those_a_counter_counts(family, method):
     model = tiny_model(family)
     model.set_experts_implementation("grouped_mm")
@@ -59,7 +61,8 @@ def test_macs_are_those_a_counter_counts(family, method):
         model(**batch)
     counted = counter.get_total_flops() / 2 / tokens
     size = efficiency.head_size(config, samples, method=method)
-    elementwise = samples * config.num_local_experts if method in ("mfvr", "fcvr-lowrank") else 0  # no matrix product
+    no_product = {"mfvr": samples, "fcvr-lowrank": samples, "vtsr": 1}  # per expert, element by element
+    elementwise = no_product.get(method, 0) * config.num_local_experts
     extra = config.num_hidden_layers * (efficiency.extra_macs(method, size) - elementwise)
     experts = config.num_hidden_layers * 3 * config.hidden_size * config.num_experts_per_tok * config.intermediate_size
     expected = efficiency.model_macs(config) + extra + scores

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vmoer.noise import TokenNoise
 from vmoer.registry import Registry
+
+if TYPE_CHECKING:
+    from vmoer.handle import Handle
+    from vmoer.training import Example, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,30 @@ class Posterior(ABC):
     #: False for a point mass on the native logits
     stochastic: ClassVar[bool] = True
 
+    @property
+    def support(self) -> int | None:
+        """How many different draws there are, when they can be counted: no estimator takes more."""
+        return None
+
+    @property
+    def floats(self) -> int:
+        """Numbers held per token and draw, which bounds how many tokens draw at once."""
+        return self.mean.shape[-1]
+
     @abstractmethod
     def draw(self, samples: int, noise: TokenNoise) -> Tensor:
         """Draws ``[samples, tokens, experts]``; differentiable in the posterior's parameters."""
+
+    def expectation(self) -> Tensor | None:
+        """E[softmax of the logits] ``[tokens, experts]`` without sampling; ``None`` where there is no such form."""
+        return None
+
+    def inclusion(self, scores: Tensor) -> Tensor | None:
+        """A soft indicator ``[tokens, experts]`` of being chosen by ``scores``, through which selection learns.
+
+        Only its gradient is used (straight-through); ``None`` where gates alone teach the method.
+        """
+        return None
 
     def variance(self) -> Tensor | None:
         """Trace of the covariance of the logits per token ``[tokens]``, analytic; ``None`` where there is none."""
@@ -68,6 +94,14 @@ class BayesianRouter(nn.Module, ABC):
     method: str = ""
     #: True when the method has parameters to train
     trainable: bool = True
+    #: True when posteriors have an :meth:`Posterior.expectation`
+    closed_form: ClassVar[bool] = False
+    #: trained on its mean, without noise: the spread is fitted afterwards
+    trains_mean: ClassVar[bool] = False
+    #: the path of training is the result: constant learning rate, no early stop, the last weights are kept
+    follows_path: ClassVar[bool] = False
+    #: members of an ensemble, each trained on its own order of the data; ``None`` for one posterior
+    support: int | None = None
 
     logit_scale: Tensor
     noise_scale: Tensor
@@ -93,15 +127,32 @@ class BayesianRouter(nn.Module, ABC):
     def posterior(self, hidden: Tensor, base_logits: Tensor) -> Posterior:
         """Posterior for router inputs ``[tokens, hidden]`` and native logits ``[tokens, experts]`` (both float32)."""
 
+    def bind(self, native: Callable[[Tensor], Tensor]) -> None:
+        """Told once which router stands beside: ``native`` maps other inputs ``[n, hidden]`` to its logits."""
+
+    def after_step(self, step: int, total: int) -> None:
+        """Called after each optimiser step (1 … ``total``)."""
+
+    @classmethod
+    def fit_spread(
+        cls, handle: Handle, examples: Sequence[Example], config: TrainingConfig
+    ) -> list[tuple[int, str, float]]:
+        """Fit what gradients do not, when training has ended; returns log rows ``(layer, quantity, value)``."""
+        return []
+
     def options(self) -> dict[str, Any]:
         """Constructor options that differ between checkpoints (JSON values); scales are saved as tensors."""
         return {}
 
 
-def linear(rows: int, columns: int, generator: torch.Generator, std: float | None = None) -> nn.Linear:
-    """Bias-free ``columns → rows`` layer drawn from ``generator``: N(0, std²), or uniform ±columns^−½ when ``None``."""
-    layer = nn.utils.skip_init(nn.Linear, columns, rows, bias=False)
+def linear(
+    rows: int, columns: int, generator: torch.Generator, std: float | None = None, bias: bool = False
+) -> nn.Linear:
+    """``columns → rows`` layer from ``generator``: N(0, std²), or uniform ±columns^−½ when ``None``; biases are 0."""
+    layer = nn.utils.skip_init(nn.Linear, columns, rows, bias=bias)
     with torch.no_grad():
+        if bias:
+            layer.bias.zero_()
         if std is None:
             bound = columns**-0.5
             layer.weight.uniform_(-bound, bound, generator=generator)
@@ -125,8 +176,13 @@ routers: Registry[BayesianRouter] = Registry(
     {
         "deterministic": "vmoer.routers.deterministic:DeterministicRouter",
         "temperature": "vmoer.routers.temperature:TemperatureRouter",
+        "mcdr": "vmoer.routers.mcdr:DropoutRouter",
+        "swagr": "vmoer.routers.swagr:SwagRouter",
+        "der": "vmoer.routers.der:EnsembleRouter",
+        "laplace": "vmoer.routers.laplace:LaplaceRouter",
         "mfvr": "vmoer.routers.mfvr:MeanFieldRouter",
         "fcvr": "vmoer.routers.fcvr:FullCovarianceRouter",
         "fcvr-lowrank": "vmoer.routers.lowrank:LowRankRouter",
+        "vtsr": "vmoer.routers.vtsr:VariationalTemperatureRouter",
     },
 )

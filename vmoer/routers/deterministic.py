@@ -25,6 +25,7 @@ class DeterministicRouter(BayesianRouter):
 
     method = "deterministic"
     trainable = False
+    closed_form = True
 
     def posterior(self, hidden: Tensor, base_logits: Tensor) -> PointMass:
         return PointMass(base_logits)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vmoer.closed_form import expected_softmax
 from vmoer.noise import TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive
 from vmoer.routers.mfvr import bounded, check_trunk
@@ -37,6 +38,9 @@ class CholeskyGaussian(Posterior):
         shift = self.residual.square().sum(-1) / self.prior_std.square()
         return 0.5 * (spread + shift - diagonal.shape[-1] - 2.0 * diagonal.log().sum(-1))
 
+    def expectation(self) -> Tensor:
+        return expected_softmax(self.mean, torch.zeros_like(self.mean), self.noise_scale * self.cholesky)
+
     def chunk(self, start: int, stop: int) -> CholeskyGaussian:
         part = slice(start, stop)
         return CholeskyGaussian(
@@ -51,6 +55,7 @@ class FullCovarianceRouter(BayesianRouter):
     """
 
     method = "fcvr"
+    closed_form = True
 
     def __init__(
         self,

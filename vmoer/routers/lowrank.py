@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vmoer.closed_form import expected_softmax
 from vmoer.noise import TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive
 from vmoer.routers.mfvr import bounded, check_trunk
@@ -55,6 +56,10 @@ class LowRankGaussian(Posterior):
         log_det = 2.0 * self.std.log().sum(-1) + torch.linalg.slogdet(small).logabsdet.to(trace.dtype)
         return 0.5 * (trace + shift - self.std.shape[-1] - log_det)
 
+    def expectation(self) -> Tensor:
+        scale = self.noise_scale * self.prior_std
+        return expected_softmax(self.mean, (scale * self.std).square(), scale * self.factor)
+
     def chunk(self, start: int, stop: int) -> LowRankGaussian:
         part = slice(start, stop)
         return LowRankGaussian(
@@ -71,6 +76,7 @@ class LowRankRouter(BayesianRouter):
     """A shared trunk H → H/8 (ReLU) feeds the residual mean (zero at the start), √D (1) and U (nearly 0)."""
 
     method = "fcvr-lowrank"
+    closed_form = True
 
     def __init__(
         self,

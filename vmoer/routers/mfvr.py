@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vmoer.closed_form import expected_softmax
 from vmoer.noise import TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive
 
@@ -36,6 +37,9 @@ class DiagonalGaussian(Posterior):
         shift = self.residual / self.prior_std
         return 0.5 * (ratio.square() + shift.square() - 1.0 - 2.0 * ratio.log()).sum(-1)
 
+    def expectation(self) -> Tensor:
+        return expected_softmax(self.mean, (self.noise_scale * self.std).square())
+
     def chunk(self, start: int, stop: int) -> DiagonalGaussian:
         part = slice(start, stop)
         return DiagonalGaussian(self.mean[part], self.residual[part], self.std[part], self.prior_std, self.noise_scale)
@@ -48,6 +52,7 @@ class MeanFieldRouter(BayesianRouter):
     """
 
     method = "mfvr"
+    closed_form = True
 
     def __init__(
         self,
