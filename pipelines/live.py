@@ -34,6 +34,7 @@ WORKFLOW = "inspection"
 QUEUE = "inspection"
 PROGRESS_EVENT = "progress"
 
+_METHODS = {"fcvr": True, "mfvr": True, "temperature": False}
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{12}")
 _STATUS = {
     "ENQUEUED": "queued",
@@ -196,6 +197,24 @@ def workers(settings: Settings | None = None) -> list[str]:
     settings = settings or load_settings()
     alive = live_executors(settings.home)
     return sorted(stem for executor, stem in alive.items() if executor.startswith("worker-"))
+
+
+def known_methods(settings: Settings | None = None) -> dict[str, bool]:
+    """Routing methods beside the deterministic one, and whether each has parameters to train.
+
+    They are those of the worker that started last on this data folder; a few built-in ones where none ever did.
+    """
+    settings = settings or load_settings()
+    try:
+        found = json.loads((settings.home / "workers" / "methods.json").read_text(encoding="utf-8"))
+        return {str(name): bool(trainable) for name, trainable in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return dict(_METHODS)
+
+
+def publish_methods(methods: Mapping[str, bool], settings: Settings) -> None:
+    """Leave word of the methods a worker knows; the dashboard, which has no torch, cannot ask the library."""
+    write_text(settings.home / "workers" / "methods.json", json.dumps(dict(methods)))
 
 
 def read_request(inspection_id: str, settings: Settings | None = None) -> Request:

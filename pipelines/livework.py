@@ -10,8 +10,14 @@ from dbos import DBOS
 from pipelines import engine, live
 from pipelines.errors import JobError
 from pipelines.settings import Settings
+from vmoer.routers.base import routers
 
 _TELL_SECONDS = 0.2
+
+
+def methods() -> dict[str, bool]:
+    """Every method but the deterministic one, and whether it has parameters to train."""
+    return {name: routers.get(name).trainable for name in routers.names() if name != "deterministic"}
 
 
 class _Cancelled(Exception):
@@ -37,6 +43,8 @@ def _compute(inspection_id: str, settings: Settings) -> None:
         return  # the job database says so already
     except engine.USER_ERRORS as error:
         raise JobError(str(error)) from None
+    except OSError as error:
+        raise JobError(f"cannot write the result: {error.strerror or error}") from None
     except Exception as error:
         raise JobError(f"unexpected {type(error).__name__} ({str(error)[:200]}); this is a fault of VMoER") from None
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from dbos import DBOS, DBOSConfig
 
-from pipelines import engine, jobs, live, livework  # noqa: F401  importing livework registers its workflow
+from pipelines import engine, jobs, live, livework
 from pipelines.errors import JobError, PipelineError
 from pipelines.locks import DeviceLock, live_executors, lock_path
 from pipelines.progress import LISTENERS
@@ -85,6 +85,7 @@ def run_worker(settings: Settings, device: str, say: Callable[[str], None]) -> N
     lock = DeviceLock(settings.home, name, executor, settings.machine_name)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    live.publish_methods(livework.methods(), settings)
     with _launched(settings, executor, [jobs.queue_name(name), jobs.queue_name(), live.QUEUE]):
         for job_id in _adopt(settings, executor, name):
             say(f"taking over job {job_id}")

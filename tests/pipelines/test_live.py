@@ -15,10 +15,12 @@ import pytest
 from pipelines import jobs, live, web
 from pipelines.errors import DataError, JobError, SpecError
 from pipelines.settings import Settings
+from pipelines.shipped import shipped_methods
 from pipelines.spec import parse_spec
 from pipelines.uploads import Prompt
 from store.verify import verify
 from tests.pipelines.support import published_tables, settings, small_spec, start_worker
+from vmoer.routers.base import routers
 
 ASKED: dict[str, Any] = {
     "model": "worldfacts-moe",
@@ -26,6 +28,7 @@ ASKED: dict[str, Any] = {
     "methods": ["mfvr", "temperature"],
     "samples": 6,
     "new_tokens": 3,
+    "routers": "untrained",
 }
 
 
@@ -87,6 +90,25 @@ def test_a_result_holds_every_token_layer_and_sample(home: Path) -> None:
     plain = rows[rows["method"] == "deterministic"]
     for row in plain.itertuples():
         assert sorted(np.flatnonzero(row.chosen)) == sorted(row.expert_index)
+
+
+@pytest.mark.slow
+def test_shipped_routers_are_taken_where_there_are_some_and_named(home: Path) -> None:
+    methods = ["mfvr", "fcvr-lowrank", "temperature"]
+    found = inspected(home, methods=methods, routers="shipped", prompts=["Water"], new_tokens=0)[0]["methods"]
+    for method in ("mfvr", "fcvr-lowrank"):
+        shipped = method in shipped_methods("worldfacts-moe")
+        assert found[method]["heads"] == ("shipped" if shipped else "untrained")
+    assert found["mfvr"]["heads"] == "shipped"
+    assert found["temperature"]["heads"] == "without parameters"
+
+
+@pytest.mark.slow
+def test_the_worker_says_which_methods_it_knows(home: Path, tmp_path: Path) -> None:
+    inspected(home, methods=[], new_tokens=0)
+    known = live.known_methods(settings(home))
+    assert known == {name: routers.get(name).trainable for name in routers.names() if name != "deterministic"}
+    assert live.known_methods(settings(tmp_path)).items() <= known.items()
 
 
 @pytest.mark.slow
