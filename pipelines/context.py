@@ -28,6 +28,8 @@ class Context:
         self.spec = spec
         self.folders = tuple(folders)
         self.settings = settings
+        #: where what the spec trains is written, instead of the data folder (``vmoer train --output``)
+        self.output: Path | None = None
         self._cache: dict[str, Any] = {}
         #: ``report(done, total, message)`` from inside a long step; the engine shows it
         self.report: Callable[[int, int, str], None] = lambda done, total, message: None

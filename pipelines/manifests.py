@@ -48,10 +48,14 @@ def existing(home: Path, run_id: str) -> RunManifest | None:
 
 def begin_run(context: Context, run: RunPlan) -> RunManifest:
     """Write the manifest of a run that starts or goes on; the first start time is kept."""
+    from pipelines.bases import check_same_base
+
     before = existing(context.home, run.run_id)
     resident = context.resident
     spec = context.spec
     setup = resident.describe(context, run)
+    base = resident.describe_base(context, run)
+    check_same_base(context, run, base)
     manifest = RunManifest(
         run_id=run.run_id,
         experiment=run.experiment,
@@ -83,6 +87,7 @@ def begin_run(context: Context, run: RunPlan) -> RunManifest:
             "spec": spec.canonical(),
             "run": run.to_json(),
             "routing": setup["card"],
+            "base": base,
             "normalise": {item.name: item.normalise for item in context.sets},
             "versions": versions(),
             "commit": commit(),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import vmoer
+from pipelines.bases import Base, adapter_folder, map_folder
 from pipelines.context import Context
 from pipelines.errors import SpecError
 from pipelines.manifests import existing
@@ -23,7 +24,7 @@ from pipelines.runs import RunPlan
 from pipelines.settings import Settings
 from pipelines.spec import Spec, resolve_path
 from vmoer.architectures import RouterSite
-from vmoer.controls import final_state_noise
+from vmoer.controls import MoeNoise, final_state_noise
 from vmoer.handle import Handle
 from vmoer.models import model_identity
 from vmoer.routers.base import routers
@@ -34,10 +35,16 @@ _LOADED: dict[tuple[str, str, str], Resident] = {}
 
 @dataclass
 class Applied:
-    """The model as a run uses it: ``handle`` for Bayesian routers, ``expand`` for the noise control."""
+    """The model as a run uses it: ``handle`` for Bayesian routers, ``noise`` and ``expand`` for the noise controls."""
 
     handle: Handle | None = None
+    noise: MoeNoise | None = None
     expand: Callable[[int], AbstractContextManager[None]] | None = None
+
+    @property
+    def sampler(self) -> Handle | MoeNoise | None:
+        """What is sampled in the layers, if anything."""
+        return self.handle if self.handle is not None else self.noise
 
 
 def resident(
@@ -81,6 +88,7 @@ class Resident:
         self.model = model
         self.tokenizer = tokenizer
         self.source = source
+        self.base = Base(model)
         self._run_id: str | None = None
         self._applied = Applied()
 
@@ -116,21 +124,39 @@ class Resident:
         return model_identity(self.model, self.source)
 
     @contextmanager
-    def native(self) -> Iterator[Any]:
-        """The model as it was loaded, whatever run is on it."""
+    def native(self, context: Context | None = None, base: str | None = None) -> Iterator[Any]:
+        """The model without Bayesian routers: as it was loaded, or with the base of an experiment."""
         self.clear()
+        self._put_base(context, base)
         yield self.model
 
     def clear(self) -> None:
-        """Take the routers of the last run off."""
+        """Take the routers of the last run off; the base stays until another is asked for."""
         if self._applied.handle is not None:
             self._applied.handle.restore()
         self._run_id, self._applied = None, Applied()
+
+    def _put_base(self, context: Context | None, base: str | None = None) -> None:
+        """Put the adapter and routers of a base on the model; what is not trained yet is trained first."""
+        base = base or (context.spec.base if context is not None else "unadapted")
+        if context is None or base == "unadapted":
+            self.base.put(None, None)
+            return
+        from pipelines.train import ensure_adapter, ensure_map_routers
+
+        adapter = adapter_folder(context)
+        if adapter is not None and context.spec.adapter is not None and context.spec.adapter.train is not None:
+            ensure_adapter(context, self, adapter)
+        wanted = map_folder(context) if base == "map" else None
+        if wanted is not None and context.spec.map_routers is not None and context.spec.map_routers.train is not None:
+            ensure_map_routers(context, self, wanted)
+        self.base.put(adapter, wanted)
 
     def applied(self, context: Context, run: RunPlan) -> Applied:
         """Put a run's routers on the model (once; they stay until another run comes)."""
         if self._run_id != run.run_id:
             self.clear()
+            self._put_base(context, run.base(context.spec))
             manifest = existing(context.home, run.run_id)
             card = manifest.card["routing"] if manifest is not None else {}
             self._applied = self._apply(context, run, card)
@@ -140,17 +166,20 @@ class Resident:
     def _apply(self, context: Context, run: RunPlan, card: dict[str, Any]) -> Applied:
         if run.control == "non-routing-noise":
             return Applied(expand=final_state_noise(self.model, card["noise_scale"], run.samples, run.seed))
+        if run.control == "moe-noise":
+            layers = self.layers_of(context, run.method)
+            return Applied(noise=MoeNoise(self.model, layers, card["noise_scale"], run.seed))
         if run.deterministic:
             return Applied()
         return Applied(handle=self.handle(context, run, card.get("layers")))
 
     def handle(self, context: Context, run: RunPlan, layers: list[int] | None = None) -> Handle:
-        """A fresh active handle for a Bayesian run; the caller restores it."""
-        folder = router_folder(context, run.method)
+        """A fresh active handle for a Bayesian run, on the base that is on the model; the caller restores it."""
+        folder = router_folder(context, run.method, run.control)
         if context.spec.routers.train is not None and folder is not None and run.control != "untrained":
             from pipelines.train import train_method
 
-            train_method(context, self, run.method, folder, context.report)
+            train_method(context, self, run.method, folder, context.report, control=run.control)
         if folder is not None and run.control != "untrained":
             return vmoer.load_routers(self.model, folder, samples=run.samples, estimator=run.estimator, seed=run.seed)
         chosen = layers if layers is not None else self.layers_of(context, run.method)
@@ -171,12 +200,18 @@ class Resident:
         """The layers a method's routers sit in: the checkpoint's, else as the spec asks (measured once)."""
         return list(context.remember(f"layers {method}", lambda: resolve_layers(context, self, method)))
 
+    def describe_base(self, context: Context, run: RunPlan) -> dict[str, Any]:
+        """Which base a run answers with, and the hashes of its weights."""
+        name = run.base(context.spec)
+        with self.native(context, name):
+            return {"base": name, **self.base.identity()}
+
     def describe(self, context: Context, run: RunPlan) -> dict[str, Any]:
         """What the manifest says about a run's routing: ``layers``, ``routers`` (their source) and ``card``."""
         if run.deterministic:
             return {"layers": [], "routers": None, "card": {}}
         layers = self.layers_of(context, run.method)
-        if run.control == "non-routing-noise":
+        if run.noisy:
             from pipelines.noise_control import matched_noise
 
             before = existing(context.home, run.run_id)
@@ -188,8 +223,10 @@ class Resident:
             source = None
         elif run.control == "untrained":
             source = "as initialised"
+        elif run.control == "beta-zero":
+            source = f"{source}, with β = 0"
         card = {"layers": layers, "options": context.spec.options.get(run.method, {})}
-        folder = router_folder(context, run.method)
+        folder = router_folder(context, run.method, run.control)
         if folder is not None:
             card["checkpoint_sha256"] = _sha256(folder / "routers.safetensors")
         return {"layers": layers, "routers": source, "card": card}

@@ -1,4 +1,4 @@
-"""The strength of the non-routing-noise control: as far from the native answers as the method's own samples are."""
+"""The strength of a noise control: as far from the answers of the base as the method's own samples are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.context import Context
 from pipelines.runs import RunPlan
 from pipelines.scoring import score
-from vmoer.controls import disagreement, final_state_noise, matched_scale
+from vmoer.controls import MoeNoise, disagreement, final_state_noise, matched_scale
 
 if TYPE_CHECKING:
     from pipelines.models import Resident
@@ -20,16 +20,19 @@ def matched_noise(context: Context, resident: Resident, run: RunPlan) -> dict[st
     """``noise_scale`` (σ over the token's own RMS) and the mean KL divergence in nats it was matched to."""
     item = context.calibration
     questions = item.questions[:QUESTIONS]
-    with resident.native():
+    with resident.native(context):
         plain = score(context, resident, questions)
     sampled = replace(run, control="none", estimator="predictive")
-    with resident.native(), resident.handle(context, sampled) as handle:
+    with resident.native(context), resident.handle(context, sampled) as handle:
         target = disagreement(score(context, resident, questions, handle=handle, samples=run.samples), plain)
+    layers = resident.layers_of(context, run.method)
 
     def strength(scale: float) -> float:
-        expand = final_state_noise(resident.model, scale, run.samples, run.seed)
-        return disagreement(score(context, resident, questions, expand=expand, samples=run.samples), plain)
+        noise: dict[str, Any] = {"expand": final_state_noise(resident.model, scale, run.samples, run.seed)}
+        if run.control == "moe-noise":
+            noise = {"handle": MoeNoise(resident.model, layers, scale, run.seed)}
+        return disagreement(score(context, resident, questions, samples=run.samples, **noise), plain)
 
-    with resident.native():
+    with resident.native(context):
         scale = matched_scale(strength, target)
     return {"noise_scale": scale, "matched_nats": target, "matched_questions": len(questions)}

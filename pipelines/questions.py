@@ -76,8 +76,8 @@ def load_all(spec: Spec, folders: Sequence[str] = (), settings: Settings | None 
         for role, source in spec.data.by_role()
     ]
     asks: list[str] = [stage for stage in spec.stages if stage not in UNANSWERED_STAGES]
-    asks += ["routers: train"] if spec.routers.train is not None else []
-    asks += ["controls: non-routing-noise"] if any(run.control == "non-routing-noise" for run in spec.runs()) else []
+    asks += ["train"] if spec.trains else []
+    asks += ["controls"] if any(run.noisy for run in spec.runs()) else []
     for item in sets:
         if asks and not item.questions[0].answered:
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,29 +73,45 @@ def by_size(rows: list[list[int]], budget: int) -> list[list[int]]:
     return groups
 
 
-def router_folder(context: Context, method: str) -> Path | None:
+def router_folder(context: Context, method: str, control: str = "none") -> Path | None:
     """The checkpoint a method's routers come from; ``None`` for methods without parameters and untrained heads."""
     if not routers.get(method).trainable or context.spec.routers.source == "untrained":
         return None
+    name = f"{method}.beta-zero" if control == "beta-zero" else method
     if context.spec.routers.train is not None:
-        return trained_folder(context, method)
+        return part_folder(context, name)
     source = str(context.spec.routers.source)
     if source == "shipped":
-        folder = shipped_folder(context.spec.model, method)
+        folder = shipped_folder(context.spec.model, name)
         if folder is None:
             raise SpecError(
-                f"routers: none are shipped for {method} on {context.spec.model}; give a folder, `untrained`, "
+                f"routers: none are shipped for {name} on {context.spec.model}; give a folder, `untrained`, "
                 "or {train: {data: …}}"
             )
         return folder
     folder = resolve_path(source, context.folders)
-    nested = folder / method
-    return nested if (nested / "routers.json").is_file() else folder
+    nested = folder / name
+    return nested if (nested / "routers.json").is_file() or control == "beta-zero" else folder
 
 
-def trained_folder(context: Context, method: str) -> Path:
-    """Where routers that a spec trains are kept in the data folder."""
-    return context.home / "routers" / f"{context.spec.experiment}.{method}"
+def part_folder(context: Context, name: str) -> Path:
+    """Where something a spec trains is kept: under a hash of what decides its weights, so that experiments share it.
+
+    ``name`` is ``adapter``, ``map``, a method, or a method with ``.beta-zero``.
+    """
+    if context.output is not None:
+        return context.output / name
+    spec = context.spec.canonical()
+    parts: dict[str, Any] = {"model": spec["model"], "dtype": spec["dtype"], "adapter": spec["adapter"], "name": name}
+    if name != "adapter":
+        parts |= {"map": spec["map_routers"] if name == "map" or spec["base"] == "map" else None}
+    if name not in ("adapter", "map"):
+        method = name.removesuffix(".beta-zero")
+        measured_on = spec["data"]["validation"] or spec["data"]["id"]
+        parts |= {key: spec[key] for key in ("base", "layers", "samples", "routers")}
+        parts |= {"options": spec["options"].get(method, {}), "measured_on": measured_on}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return context.home / "routers" / f"{digest}.{name}"
 
 
 def resolve_layers(context: Context, resident: Resident, method: str) -> list[int]:
@@ -106,7 +123,7 @@ def resolve_layers(context: Context, resident: Resident, method: str) -> list[in
         selection = _LAYERS_DEFAULT if wanted is None else wanted
         measured = parse(selection)[0] in MEASURED
         calibration = encode_batches(context, resident, limit=32, answers=True) if measured else None
-        with resident.native() as model:
+        with resident.native(context) as model:
             return choose_layers(model, selection, calibration)
     try:
         saved = [int(layer) for layer in json.loads((folder / "routers.json").read_text(encoding="utf-8"))["layers"]]
@@ -116,7 +133,7 @@ def resolve_layers(context: Context, resident: Resident, method: str) -> list[in
         raise CheckpointError(f"{folder.name}/routers.json is not a router checkpoint.") from None
     if wanted is None or parse(wanted)[0] in MEASURED:
         return saved  # a measured choice was made when the routers were trained
-    with resident.native() as model:
+    with resident.native(context) as model:
         asked = choose_layers(model, wanted, None)
     if asked != saved:
         raise SpecError(

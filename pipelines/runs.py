@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipelines.spec import Spec
 
-_SUFFIX = {"none": "", "untrained": ".untrained", "non-routing-noise": ".noise"}
+_SUFFIX = {"none": "", "non-routing-noise": ".noise"}
+
+#: controls that average answers over noise which has nothing to do with routing
+NOISE = ("non-routing-noise", "moe-noise")
+#: deterministic rows beside the experiment's own base → the base they answer with
+BASELINES = {"unadapted": "unadapted", "pretrained-routers": "pretrained", "map-routers": "map"}
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,17 @@ class RunPlan:
 
     @property
     def deterministic(self) -> bool:
-        """True for the plain native model."""
+        """True for a model without posterior: the experiment's base, or one of the baselines beside it."""
         return self.method == "deterministic"
+
+    @property
+    def noisy(self) -> bool:
+        """True for a control whose noise has nothing to do with routing."""
+        return self.control in NOISE
+
+    def base(self, spec: Spec) -> str:
+        """``unadapted``, or the routers beside the adapter (if any): ``pretrained`` or ``map``."""
+        return BASELINES.get(self.control, spec.base)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for the record of the plan step."""
@@ -53,9 +67,11 @@ def model_slug(source: str) -> str:
 def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
     """Runs in the order they are computed: a run comes after those it is compared with.
 
-    The deterministic baseline is always first. A Bayesian run is compared with it and with its own controls. The
-    non-routing-noise control averages answers over noise on the final hidden state, so its estimator is ``predictive``;
-    there is one per method, as strong as that method's own samples.
+    The deterministic baseline is always first: the model with the experiment's base (adapter, pretrained or MAP
+    routers), on which every Bayesian row stands. An adapter adds the row ``unadapted``; MAP routers add the row with
+    them (or, when they are the base, the row without). A Bayesian run is compared with all of these and with its own
+    controls. The noise controls average answers, so their estimator is ``predictive``; there is one of each kind per
+    method, as strong as that method's own samples.
     """
     model = model_name or model_slug(spec.model)
 
@@ -63,7 +79,7 @@ def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
         identity = f"{spec.experiment}/{model}/{method}/{estimator}/{control}"
         digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
         return RunPlan(
-            run_id=f"{model}.{method}.{estimator}{_SUFFIX[control]}.{digest}",
+            run_id=f"{model}.{method}.{estimator}{_SUFFIX.get(control, '.' + control)}.{digest}",
             experiment=spec.experiment,
             name=spec.name,
             model=model,
@@ -76,16 +92,24 @@ def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
         )
 
     first = plan("deterministic", "none", "none", 1)
-    runs = [first]
+    beside = ["unadapted"] if spec.adapter is not None else []
+    if spec.map_routers is not None:
+        beside.append("map-routers" if spec.base == "pretrained" else "pretrained-routers")
+    baselines = [first, *(plan("deterministic", "none", control, 1, first) for control in beside)]
+    runs = list(baselines)
     for method in (method for method in spec.methods if method != "deterministic"):
-        noise = []
-        if "non-routing-noise" in spec.controls:
-            noise = [plan(method, "predictive", "non-routing-noise", spec.answer_samples, first)]
+        noise = [
+            plan(method, "predictive", control, spec.answer_samples, *baselines)
+            for control in NOISE
+            if control in spec.controls
+        ]
         runs += noise
         for estimator in spec.estimators:
             samples = spec.samples if estimator == "in-router" else spec.answer_samples
-            untrained = []
-            if "untrained" in spec.controls:
-                untrained = [plan(method, estimator, "untrained", samples, first)]
-            runs += [*untrained, plan(method, estimator, "none", samples, first, *untrained, *noise)]
+            heads = [
+                plan(method, estimator, control, samples, *baselines)
+                for control in ("untrained", "beta-zero")
+                if control in spec.controls
+            ]
+            runs += [*heads, plan(method, estimator, "none", samples, *baselines, *heads, *noise)]
     return runs

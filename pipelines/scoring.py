@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipelines.context import Context
 from pipelines.prompts import letter_options, likelihood_option
 from pipelines.questions import Question
 from pipelines.routing import prompt_of
-from vmoer.scoring import OptionScores, score_options
+from vmoer.scoring import Normalise, OptionScores, score_options
 
 if TYPE_CHECKING:
     from pipelines.models import Resident
+    from pipelines.questions import QuestionSet
+    from vmoer.handle import Handle
+
+#: multiples of the trained σ that are tried on the validation set
+NOISE_GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 
 
 def score(
@@ -35,3 +42,26 @@ def score(
         batch_tokens=context.spec.batch_tokens,
         **arguments,
     )
+
+
+def tuned_noise(
+    context: Context, resident: Resident, handle: Handle, found: QuestionSet
+) -> list[tuple[int, int, str, float]]:
+    """Set the handle's σ to the multiple with the lowest validation NLL of the averaged answers; returns log rows.
+
+    The step of a row is its place in :data:`NOISE_GRID`.
+    """
+    rows: list[tuple[int, int, str, float]] = []
+    nlls = []
+    for place, factor in enumerate(NOISE_GRID):
+        handle.scale_noise(factor)
+        scored = score(context, resident, found.questions, handle=handle, samples=context.spec.answer_samples)
+        normalise: Normalise = "mean" if context.spec.normalise else "sum"
+        right = [
+            float(options.probabilities(normalise).mean(0)[question.answer])
+            for options, question in zip(scored, found.questions, strict=True)
+        ]
+        nlls.append(-float(np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean()))
+        rows += [(place, -1, "noise_scale", factor), (place, -1, "noise_nll", nlls[-1])]
+    handle.scale_noise(NOISE_GRID[int(np.argmin(nlls))])
+    return rows

@@ -17,13 +17,13 @@ from pipelines.explain import explain
 from pipelines.runs import RunPlan, expand
 from pipelines.settings import Settings, load_settings
 
-Stage = Literal["trace", "susceptibility", "leverage", "evaluate", "ood"]
-Control = Literal["untrained", "non-routing-noise"]
+Stage = Literal["trace", "susceptibility", "leverage", "evaluate", "ood", "efficiency"]
+Control = Literal["untrained", "beta-zero", "non-routing-noise", "moe-noise"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 CONTROLS: tuple[Control, ...] = get_args(Control)
 Role = Literal["in-distribution", "near-ood", "far-ood", "validation"]
 
-_LAYERS = re.compile(r"all|auto|(last|susceptible|leverage):[1-9]\d{0,3}")
+_LAYERS = re.compile(r"all|auto|(last|susceptible|leverage):[1-9]\d{0,3}|random:[1-9]\d{0,3}:\d{1,3}")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _TEXT = r"^[^\x00-\x1f\x7f]+$"  # a name or path on one line: no control characters reach a terminal or a file name
 
@@ -33,8 +33,8 @@ class _Part(BaseModel):
 
 
 def _layers(value: object) -> object:
-    """``None``, ``all``, ``auto``, ``last:n``, ``susceptible:n``, ``leverage:n`` or a list of distinct indices."""
-    rule = "give all, auto, last:n, susceptible:n, leverage:n or a list of block indices such as [3, 4]"
+    """``None``, ``all``, ``auto``, ``last:n``, ``susceptible:n``, ``leverage:n``, ``random:n:draw`` or a list."""
+    rule = "give all, auto, last:n, susceptible:n, leverage:n, random:n:draw or a list of block indices such as [3, 4]"
     if value is None:
         return value
     if isinstance(value, str):
@@ -111,8 +111,8 @@ class Data(_Part):
         return rows + [("far-ood", source) for source in self.far]
 
 
-class Training(_Part):
-    """How routers are trained on the spec's model before they are evaluated; the defaults are the library's.
+class FineTuning(_Part):
+    """How an adapter or MAP routers are trained; the defaults are the library's.
 
     ``data`` and ``validation`` are question sets of their own: training never sees the experiment's questions.
     """
@@ -123,10 +123,24 @@ class Training(_Part):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
     micro_batch: Annotated[int, Field(ge=1, le=4096)] = 16
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    beta: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
     patience: Annotated[int, Field(ge=1, le=10_000)] = 3
     evaluate_every: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    loss: Literal["answer", "choice"] = "answer"
+    data_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class Training(FineTuning):
+    """How Bayesian routers are trained before they are evaluated; the defaults are the library's."""
+
+    beta: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    kl_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    objective: Literal["expected", "averaged"] = "expected"
+    draws: Annotated[int, Field(ge=1, le=1000)] = 1
+    progressive: bool = False
+    tune_noise: bool = False
+    sampling_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class Routers(_Part):
@@ -137,6 +151,35 @@ class Routers(_Part):
 
     @model_validator(mode="after")
     def _one(self) -> Routers:
+        if (self.source is None) == (self.train is None):
+            raise ValueError("give `shipped`, a folder, or {train: {data: …}}")
+        return self
+
+
+class MapRouters(_Part):
+    """The native routers fine-tuned with plain cross-entropy: ``shipped``, a folder, or training them first."""
+
+    source: Text | None = None
+    train: FineTuning | None = None
+    layers: Layers = "all"
+
+    @model_validator(mode="after")
+    def _one(self) -> MapRouters:
+        if (self.source is None) == (self.train is None):
+            raise ValueError("give `shipped`, a folder, or {train: {data: …}}")
+        return self
+
+
+class Adapter(_Part):
+    """A LoRA adapter on the attention projections: ``shipped``, a folder, or training it first."""
+
+    source: Text | None = None
+    train: FineTuning | None = None
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    alpha: Annotated[int, Field(ge=1, le=4096)] = 16
+
+    @model_validator(mode="after")
+    def _one(self) -> Adapter:
         if (self.source is None) == (self.train is None):
             raise ValueError("give `shipped`, a folder, or {train: {data: …}}")
         return self
@@ -181,7 +224,10 @@ class Spec(_Part):
     ]
     samples: Annotated[int, Field(ge=1, le=1000)] = 35
     predictive_samples: Annotated[int, Field(ge=2, le=1000)] | None = None
-    controls: Annotated[list[Control], BeforeValidator(_distinct)] = list(CONTROLS)
+    controls: Annotated[list[Control], BeforeValidator(_distinct)] = ["untrained", "non-routing-noise"]
+    adapter: Annotated[Adapter, BeforeValidator(_routers)] | None = None
+    map_routers: Annotated[MapRouters, BeforeValidator(_routers)] | None = None
+    base: Literal["pretrained", "map"] = "pretrained"
     routers: Annotated[Routers, BeforeValidator(_routers)] = Routers(source="shipped")
     data: Data
     scoring: Literal["likelihood", "letter"] = "likelihood"
@@ -190,7 +236,7 @@ class Spec(_Part):
         list[Stage],
         Field(min_length=1),
         BeforeValidator(_distinct),
-    ] = list(STAGES)
+    ] = [stage for stage in STAGES if stage != "efficiency"]
     noise: Noise = Noise()
     leverage: Leverage = Leverage()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -203,10 +249,17 @@ class Spec(_Part):
     def _fits_together(self) -> Spec:
         if "ood" in self.stages and "evaluate" not in self.stages:
             raise ValueError("stage ood ranks answers, so add evaluate to `stages`")
+        if self.base == "map" and self.map_routers is None:
+            raise ValueError("base map needs `map_routers`: shipped, a folder, or {train: {data: …}}")
         unknown = set(self.options) - set(self.methods)
         if unknown:
             raise ValueError(f"options are given for {sorted(unknown)[0]!r}, which is not among `methods`")
         return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained before it is evaluated."""
+        return any(part is not None and part.train is not None for part in (self.adapter, self.map_routers, self.routers))
 
     @property
     def answer_samples(self) -> int:

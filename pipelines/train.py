@@ -1,4 +1,8 @@
-"""Training the routers of a spec: question sets in, a checkpoint and its training log out."""
+"""Training what a spec says: an adapter, MAP routers, Bayesian routers; question sets in, a checkpoint and its log out.
+
+Each part is kept in a folder of its own, with its log written last: a folder with a log is complete. An interrupted
+training goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +14,26 @@ from typing import Any
 import torch
 
 from pipelines import console
+from pipelines.bases import adapter_folder, map_folder
 from pipelines.context import Context
 from pipelines.errors import DataError, SpecError
 from pipelines.models import Resident
 from pipelines.prompts import likelihood_option, likelihood_prompt
 from pipelines.questions import QuestionSet, load_questions
-from pipelines.routing import encode_batches
+from pipelines.routing import encode_batches, router_folder
+from pipelines.scoring import tuned_noise
 from pipelines.settings import Settings
-from pipelines.spec import DataSource, Spec
+from pipelines.spec import DataSource, FineTuning, Spec, Training
 from store.files import write_text
 from vmoer import bayesianize
+from vmoer.adapter import adapt
+from vmoer.learner import Learner, learner_of
+from vmoer.map_routers import fine_tune
 from vmoer.routers.base import routers
-from vmoer.training import Example, TrainingConfig, encode, train
+from vmoer.training import Example, TrainingConfig, TrainingResult, encode, train
 
 Progress = Callable[[int, int, str], None]
+Log = list[tuple[int, int, str, float]]
 
 LOG = "training.json"
 #: shipped checkpoints are read into float32; bfloat16 halves them
@@ -40,76 +50,174 @@ def is_trained(folder: Path) -> bool:
     return (folder / LOG).is_file()
 
 
-def train_method(
-    context: Context, resident: Resident, method: str, folder: Path, progress: Progress, dtype: str = "float32"
-) -> list[tuple[int, int, str, float]]:
-    """Train one method into ``folder`` and return its log; an interrupted training goes on where it stopped."""
+def ensure_adapter(context: Context, resident: Resident, folder: Path) -> Log:
+    """The log of the spec's adapter, trained into ``folder`` if it is not there yet."""
+    part = context.spec.adapter
+    assert part is not None
+    assert part.train is not None
     if not is_trained(folder):
-        settings = context.spec.routers.train
-        if settings is None:
+        resident.clear()
+        resident.base.put(None, None)
+        adapter = adapt(resident.model, part.rank, part.alpha, seed=part.train.data_seed)
+        try:
+            result = _train(context, resident, adapter.learner(), part.train, folder, context.report)
+            adapter.save(folder)
+        finally:
+            adapter.restore()
+        _close(folder, result)
+    return read_log(folder)
+
+
+def ensure_map_routers(context: Context, resident: Resident, folder: Path, dtype: torch.dtype = torch.float32) -> Log:
+    """The log of the spec's MAP routers, trained into ``folder`` on top of its adapter if they are not there yet."""
+    part = context.spec.map_routers
+    assert part is not None
+    assert part.train is not None
+    if not is_trained(folder):
+        with resident.native(context, "pretrained") as model:
+            tuned = fine_tune(model, part.layers)
+            try:
+                result = _train(context, resident, tuned.learner(), part.train, folder, context.report)
+                tuned.save(folder, dtype)
+            finally:
+                tuned.restore()
+        _close(folder, result)
+    return read_log(folder)
+
+
+def train_method(
+    context: Context,
+    resident: Resident,
+    method: str,
+    folder: Path,
+    progress: Progress,
+    dtype: str = "float32",
+    control: str = "none",
+) -> Log:
+    """Train one method into ``folder`` and return its log; ``control="beta-zero"`` leaves the KL out."""
+    if not is_trained(folder):
+        part = context.spec.routers.train
+        if part is None:
             raise SpecError("routers: to train them, give {train: {data: …, validation: …}}")
-        examples, validation = (_examples(context, resident, source) for source in (settings.data, settings.validation))
+        if control == "beta-zero":
+            part = part.model_copy(update={"beta": 0.0})
         options: dict[str, Any] = dict(context.spec.options.get(method, {}))
+        layers = resident.layers_of(context, method)
         with (
-            resident.native() as model,
+            resident.native(context) as model,
             bayesianize(
                 model,
                 method=method,
-                layers=resident.layers_of(context, method),
+                layers=layers,
                 samples=context.spec.samples,
-                seed=context.spec.seed,
+                seed=part.sampling_seed,
                 calibration=encode_batches(context, resident, limit=32),
                 **options,
             ) as handle,
         ):
-            values = settings.model_dump(exclude={"data", "validation"})
-            config = TrainingConfig(**values, data_seed=context.spec.seed, sampling_seed=context.spec.seed)
-            result = train(handle, examples, validation, config, folder=_state(folder), progress=progress)
+            result = _train(context, resident, learner_of(handle), part, folder, progress)
+            if part.tune_noise:
+                result.log += tuned_noise(context, resident, handle, _questions(context, part.validation))
             handle.save(folder, dtype=DTYPES[dtype])
-        write_text(folder / LOG, json.dumps({"best_step": result.best_step, "log": result.log}) + "\n")
-        for path in _state(folder).iterdir():
-            path.unlink()
-        _state(folder).rmdir()
-    log = json.loads((folder / LOG).read_text(encoding="utf-8"))["log"]
-    return [(int(step), int(layer), str(quantity), float(value)) for step, layer, quantity, value in log]
+        _close(folder, result)
+    return read_log(folder)
 
 
-def train_routers(
+def train_all(
     spec: Spec, folders: Sequence[str], settings: Settings, output: Path, dtype: str, quiet: bool = False
 ) -> list[dict[str, Any]]:
-    """Train every method of a spec into ``output/<method>``; one row per method."""
-    if spec.routers.train is None:
-        raise SpecError("routers: to train them, give {train: {data: …, validation: …}}")
+    """Train everything a spec trains into ``output/adapter``, ``output/map``, ``output/<method>``; one row each."""
     context = Context(spec, folders, settings)
+    context.output = output
     rows = []
-    for method in trainable(spec):
+    for name, work in _parts(context, dtype):
         with console.JobProgress(quiet) as bars:
 
-            def progress(done: int, total: int, message: str, method: str = method, bars: Any = bars) -> None:
+            def progress(done: int, total: int, message: str, name: str = name, bars: Any = bars) -> None:
                 counts = {"done": done, "total": total, "stage_done": done, "stage_total": total}
-                bars(method, {"stage": "train", "message": f"{method}, {message}", **counts})
+                bars(name, {"stage": "train", "message": f"{name}, {message}", **counts})
 
-            log = train_method(context, context.resident, method, output / method, progress, dtype)
+            context.report = progress
+            log = work()
         validation = [value for _, _, quantity, value in log if quantity == "validation_nll"]
         rows.append(
             {
-                "method": method,
-                "layers": context.resident.layers_of(context, method),
+                "part": name,
                 "validation_nll_before": validation[0],
                 "validation_nll_best": min(validation),
                 "steps": max(step for step, *_ in log),
-                "output": str(output / method),
+                "output": str(output / name),
             }
         )
     return rows
 
 
-def _examples(context: Context, resident: Resident, source: DataSource) -> list[Example]:
+def _parts(context: Context, dtype: str) -> list[tuple[str, Callable[[], Log]]]:
+    """What a spec trains, in order."""
+    spec, resident = context.spec, context.resident
+    parts: list[tuple[str, Callable[[], Log]]] = []
+    adapter, tuned = adapter_folder(context), map_folder(context)
+    if adapter is not None and spec.adapter is not None and spec.adapter.train is not None:
+        parts.append(("adapter", lambda: ensure_adapter(context, resident, adapter)))
+    if tuned is not None and spec.map_routers is not None and spec.map_routers.train is not None:
+        parts.append(("map", lambda: ensure_map_routers(context, resident, tuned, DTYPES[dtype])))
+    if spec.routers.train is not None:
+        for method in trainable(spec):
+            for control in ("none", "beta-zero") if "beta-zero" in spec.controls else ("none",):
+                folder = router_folder(context, method, control)
+                assert folder is not None
+
+                def work(method: str = method, folder: Path = folder, control: str = control) -> Log:
+                    return train_method(context, resident, method, folder, context.report, dtype, control)
+
+                parts.append((folder.name, work))
+    if not parts:
+        raise SpecError("nothing to train: give {train: {data: …, validation: …}} to adapter, map_routers or routers")
+    return parts
+
+
+def read_log(folder: Path) -> Log:
+    """The training log beside a checkpoint."""
+    rows = json.loads((folder / LOG).read_text(encoding="utf-8"))["log"]
+    return [(int(step), int(layer), str(quantity), float(value)) for step, layer, quantity, value in rows]
+
+
+def _train(
+    context: Context, resident: Resident, learner: Learner, part: FineTuning, folder: Path, progress: Progress
+) -> TrainingResult:
+    sets = [_questions(context, source) for source in (part.data, part.validation)]
+    examples, validation = (_encoded(resident, found, part.loss == "choice") for found in sets)
+    values = part.model_dump(exclude={"data", "validation", "tune_noise"})
+    if not isinstance(part, Training):
+        values["sampling_seed"] = part.data_seed
+    return train(learner, examples, validation, TrainingConfig(**values), folder=folder / "state", progress=progress)
+
+
+def _close(folder: Path, result: TrainingResult) -> None:
+    """Write the log, which makes the folder complete, and remove the training state."""
+    write_text(folder / LOG, json.dumps({"best_step": result.best_step, "log": result.log}) + "\n")
+    state = folder / "state"
+    for path in state.iterdir():
+        path.unlink()
+    state.rmdir()
+
+
+def _questions(context: Context, source: DataSource) -> QuestionSet:
     found = load_questions(source, "validation", context.folders, context.settings)
     _refuse_overlap(found, context.sets)
+    return found
+
+
+def _encoded(resident: Resident, found: QuestionSet, choice: bool) -> list[Example]:
     prompts = [likelihood_prompt(question.question) for question in found.questions]
     answers = [likelihood_option(question.choices[question.answer]) for question in found.questions]
-    return encode(resident.tokenizer, prompts, answers)
+    wrong = None
+    if choice:
+        wrong = [
+            [likelihood_option(text) for place, text in enumerate(question.choices) if place != question.answer]
+            for question in found.questions
+        ]
+    return encode(resident.tokenizer, prompts, answers, wrong)
 
 
 def _refuse_overlap(found: QuestionSet, sets: Sequence[QuestionSet]) -> None:
@@ -119,10 +227,6 @@ def _refuse_overlap(found: QuestionSet, sets: Sequence[QuestionSet]) -> None:
         shared = sum((question.question, question.choices) in texts for question in other.questions)
         if shared and other.role != "validation":
             raise DataError(
-                f"routers.train uses {shared} questions of {other.name!r}, which this experiment evaluates; "
+                f"training uses {shared} questions of {other.name!r}, which this experiment evaluates; "
                 "train on a split of its own"
             )
-
-
-def _state(folder: Path) -> Path:
-    return folder / "state"

@@ -42,7 +42,7 @@ class Work:
     def stages(self, run: RunPlan) -> list[str]:
         """The stages a run has, in order."""
         spec = self.context.spec
-        wanted = [*spec.stages, *(["train"] if spec.routers.train is not None else [])]
+        wanted = [*spec.stages, *(["train"] if spec.trains else [])]
         return [name for name in stages.MODULES if name in wanted and stages.stage(name).applies(run)]
 
     def begin(self, run: RunPlan) -> None:

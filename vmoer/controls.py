@@ -1,13 +1,13 @@
-"""The control that every claim about routing noise needs: equally strong noise where there is no routing.
+"""The controls that every claim about routing noise needs: equally strong noise where there is no routing.
 
-Gaussian noise is added to the final hidden state (the input of the language-model head), σ = ``scale`` × RMS of each
-token's own hidden state. If averaging answers over this noise does as much good as averaging over routing samples, the
-gain is not evidence of routing uncertainty.
+Gaussian noise is added to the final hidden state (the input of the language-model head), or to the output of the MoE
+blocks whose routers the claim is about; σ = ``scale`` × RMS of each token's own vector. If averaging answers over this
+noise does as much good as averaging over routing samples, the gain is not evidence of routing uncertainty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vmoer.architectures import RouterSite
 from vmoer.errors import VmoerError
 from vmoer.noise import TokenNoise, mix, mix_int
 from vmoer.scoring import OptionScores
-from vmoer.tap import Frame, tap_of
+from vmoer.tap import Frame, Mode, tap_of
 
 #: separates this noise from the routers' (which use their layer index)
 _STREAM = 1_000_003
@@ -60,6 +61,46 @@ def final_state_noise(
             hook.remove()
 
     return expand
+
+
+class MoeNoise:
+    """Noise on the output of MoE blocks, sampled like routing: for the ``handle`` argument of ``score_options``.
+
+    A block's output ``o`` becomes ``o + scale · RMS(o) · ε``, with ε standard normal per token and sample.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[int], scale: float, seed: int = 0) -> None:
+        if not scale >= 0:
+            raise VmoerError(f"The noise scale must be 0 or more, not {scale}.")
+        self.tap = tap_of(model)
+        self.layers = list(layers)
+        self.scale = scale
+        self.seed = seed
+
+    @contextmanager
+    def one_draw(self, sample_ids: Tensor | None = None, stream: int = 0) -> Iterator[None]:
+        """Inside the block each row carries the noise of the sample that ``sample_ids [batch]`` numbers."""
+        mode = Mode(samples=None, seed=self.seed, sample_ids=sample_ids, stream=_STREAM + stream)
+        hooks = [
+            site.block.register_forward_hook(lambda _m, _a, output, site=site: self._disturb(site, output, mode))
+            for site in self.tap.sites
+            if site.layer in self.layers
+        ]
+        try:
+            with self.tap.listening(lambda *_: None):  # the tap describes a pass only while somebody listens
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _disturb(self, site: RouterSite, output: Any, mode: Mode) -> Any:
+        if self.tap.frame is None:
+            return output
+        plain = output[0] if isinstance(output, tuple) else output
+        noise = self.tap.noise(site, self.tap.frame, mode).normal(1, site.hidden_size)[0].view(plain.shape)
+        rms = plain.float().square().mean(-1, keepdim=True).sqrt()
+        noisy = (plain.float() + self.scale * rms * noise).to(plain.dtype)
+        return (noisy, *output[1:]) if isinstance(output, tuple) else noisy
 
 
 def disagreement(samples: list[OptionScores], reference: list[OptionScores]) -> float:

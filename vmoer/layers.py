@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import random
 import re
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
@@ -18,14 +19,18 @@ LayerSelection = str | Sequence[int]
 def parse(selection: LayerSelection) -> tuple[str, int | None, list[int]]:
     """``(rule, count, explicit layers)``; raises :class:`LayerSelectionError` for anything else.
 
-    Rules: ``all``, ``list`` (explicit), ``last:n``, ``susceptible:n``, ``leverage:n``, ``auto`` or ``auto:n``.
+    Rules: ``all``, ``list`` (explicit), ``last:n``, ``susceptible:n``, ``leverage:n``, ``auto`` or ``auto:n``, and
+    ``random:n:draw``, n layers by chance, whose explicit list is the number of the draw.
     """
     if isinstance(selection, str):
+        chance = re.fullmatch(r"random:(\d{1,4}):(\d{1,3})", selection.strip())
+        if chance and int(chance[1]) > 0:
+            return "random", int(chance[1]), [int(chance[2])]
         match = re.fullmatch(r"(all|auto|(last|susceptible|leverage|auto):(\d{1,4}))", selection.strip())
         if not match:
             raise LayerSelectionError(
                 f"Layer selection {selection!r} is not understood; use 'all', a list such as [3, 4], 'last:5', "
-                f"'susceptible:10', 'leverage:8' or 'auto'."
+                f"'susceptible:10', 'leverage:8', 'random:5:0' or 'auto'."
             )
         if match[3] is None:
             return match[1], None, []
@@ -60,6 +65,9 @@ def resolve(selection: LayerSelection, moe_layers: Sequence[int]) -> list[int]:
         return list(moe_layers)
     if rule == "last":
         return list(moe_layers[-_at_most(count, moe_layers, selection) :])
+    if rule == "random":
+        chosen = random.Random(explicit[0]).sample(list(moe_layers), _at_most(count, moe_layers, selection))
+        return sorted(chosen)
     unknown = [layer for layer in explicit if layer not in moe_layers]
     if unknown:
         raise LayerSelectionError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,12 +18,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vmoer.errors import VmoerError
-from vmoer.handle import Handle, evaluation
+from vmoer.handle import evaluation
 from vmoer.partial import borrow_lower_layers, entering_at, hidden_before
 from vmoer.tap import tap_of
 
 Normalise = Literal["mean", "sum"]
 Progress = Callable[[int, int], None]
+
+
+class Sampler(Protocol):
+    """What can be sampled in the layers of a model: Bayesian routers (a ``Handle``) or a control's noise."""
+
+    @property
+    def layers(self) -> list[int]: ...
+
+    def one_draw(self, sample_ids: Tensor | None = None, stream: int = 0) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ def score_options(
     prompts: Sequence[str],
     options: Sequence[Sequence[str]],
     *,
-    handle: Handle | None = None,
+    handle: Sampler | None = None,
     samples: int = 1,
     expand: Callable[[int], AbstractContextManager[None]] | None = None,
     batch_tokens: int = 4096,
@@ -128,7 +137,7 @@ def _batches(encoded: list[_Encoded], budget: int) -> Iterator[list[_Encoded]]:
 def _score(
     model: nn.Module,
     batch: list[_Encoded],
-    handle: Handle | None,
+    handle: Sampler | None,
     samples: int,
     expand: Callable[[int], AbstractContextManager[None]] | None,
     batch_tokens: int,
@@ -157,7 +166,7 @@ def _score(
 def _log_likelihood(
     model: nn.Module,
     batch: list[_Encoded],
-    handle: Handle | None,
+    handle: Sampler | None,
     sample_ids: Tensor | None,
     expand: Callable[[int], AbstractContextManager[None]] | None,
     copies: int,
@@ -197,7 +206,7 @@ class _Passes:
     def __init__(
         self,
         model: nn.Module,
-        handle: Handle | None,
+        handle: Sampler | None,
         sample_ids: Tensor | None,
         expand: Callable[[int], AbstractContextManager[None]] | None,
         shared_cache: bool,

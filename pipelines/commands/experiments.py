@@ -53,20 +53,20 @@ def run_spec(
 @app.command()
 def train(
     spec_file: SpecFile,
-    output: Annotated[Path, typer.Option(help="Folder for the checkpoints, one folder per method.")],
+    output: Annotated[Path, typer.Option(help="Folder for the checkpoints: adapter, map, and one folder per method.")],
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 for half the size.")] = "float32",
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Train the routers a spec describes (`routers: {train: …}`) and write safetensors checkpoints."""
+    """Train what a spec describes (`train:` in adapter, map_routers or routers) and write safetensors checkpoints."""
     from pipelines.spec import load_spec, places
-    from pipelines.train import train_routers
+    from pipelines.train import train_all
 
     settings = replace(load_settings(), device=device)
     if dtype not in ("float32", "bfloat16"):
         raise PipelineError(f"--dtype {dtype!r}: give float32 or bfloat16")
-    rows = train_routers(load_spec(spec_file, settings), places(spec_file), settings, output, dtype, quiet=json_)
-    console.print_rows(rows, json_, "the spec has no method with parameters to train")
+    rows = train_all(load_spec(spec_file, settings), places(spec_file), settings, output, dtype, quiet=json_)
+    console.print_rows(rows, json_, "nothing to train")
 
 
 @app.command()

@@ -30,6 +30,7 @@ MODULES = {
     "leverage": "pipelines.stages.leverage",
     "evaluate": "pipelines.stages.evaluate",
     "ood": "pipelines.stages.ood",
+    "efficiency": "pipelines.stages.efficiency",
 }
 
 #: stages computed from the shards of the others, which must be there before

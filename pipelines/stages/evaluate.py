@@ -67,7 +67,7 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
         resident,
         questions,
         samples=run.samples if averaged else 1,
-        handle=applied.handle,
+        handle=applied.sampler,
         expand=applied.expand,
     )
     normalise: Normalise = "mean" if item.normalise else "sum"

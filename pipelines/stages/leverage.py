@@ -51,6 +51,14 @@ def bayesian(context: Context) -> list[str]:
     return [method for method in context.spec.methods if method != "deterministic"]
 
 
+def bayesian_layers(context: Context, run: RunPlan) -> list[int]:
+    """The layers with Bayesian routers: the run's own, or all of the experiment's for a deterministic run."""
+    resident = context.resident
+    methods = bayesian(context) if run.deterministic else [run.method]
+    found = sorted({layer for method in methods for layer in resident.layers_of(context, method)})
+    return found or resident.moe_layers
+
+
 def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
     layers, kind = batch.payload["layers"], batch.payload["intervention"]
     reference = context.remember("leverage reference", lambda: _measure(context, [], kind))
@@ -83,7 +91,7 @@ def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
 def _measure(context: Context, layers: list[int], kind: Any) -> LeverageResult:
     resident, spec = context.resident, context.spec
     questions = context.in_distribution.questions[: spec.leverage.limit]
-    with resident.native() as model:
+    with resident.native(context) as model:
         return measure(
             model,
             lambda: score(context, resident, questions),

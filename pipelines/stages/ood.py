@@ -2,7 +2,9 @@
 ``comparisons``.
 
 Every score says "higher = more out-of-distribution" beforehand and is never flipped. Routing scores are read at the
-final prompt token and as the mean over the prompt, each averaged over the run's layers.
+final prompt token and as the mean over the prompt, each averaged over the run's layers. Two controls for what is no
+uncertainty at all: ``prompt_length`` as a score of its own, and every answer and final-token score again on questions
+matched by prompt length (all sets share one prompt format).
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from pipelines.context import Context, columns
 from pipelines.runs import RunPlan
 from pipelines.stages import Batch, Columns
 from pipelines.stages.evaluate import stored_answers
-from pipelines.stages.leverage import bayesian
-from vmoer.metrics import one_minus_max_prob, ood_metrics, paired_ood_comparison, selective_metrics
+from pipelines.stages.leverage import bayesian_layers
+from vmoer.metrics import length_matched, one_minus_max_prob, ood_metrics, paired_ood_comparison, selective_metrics
 
 TABLES = ("ood_scores",)
 
@@ -31,6 +33,12 @@ ROUTING_SCORES = {
     "logit_variance_mc": "logit_variance_mc",
     "temperature": "temperature",
 }
+
+#: a run's score → the scores of its baselines it is also compared with, each at its own declared position
+ACROSS = {"logit_variance": ("answer_entropy", "gate_entropy"), "temperature": ("answer_entropy",)}
+MATCHED = " (length-matched)"
+#: questions per side below which a length-matched ranking says nothing
+MIN_MATCHED = 10
 
 Key = tuple[str, str, str]
 
@@ -46,6 +54,7 @@ def plan(context: Context, run: RunPlan) -> list[Batch]:
 def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
     item = context.questions(batch.payload["dataset"])
     rows = _answer_scores(context, run, item.name) + _routing_scores(context, run, item.name)
+    rows += [_row(example, "prompt_length", "answer", "none", n) for example, n in _lengths(context, run, item.name)]
     return {"ood_scores": columns([{"dataset": item.name, "role": item.role, **row} for row in rows])}
 
 
@@ -64,10 +73,17 @@ def _answer_scores(context: Context, run: RunPlan, dataset: str) -> list[dict[st
     return rows
 
 
+def _lengths(context: Context, run: RunPlan, dataset: str) -> list[tuple[str, int]]:
+    """Prompt tokens of each question, where the run was traced."""
+    table = context.table(run.run_id, "examples")
+    table = table.filter(pc.equal(table["dataset"], dataset))
+    return list(zip(table["example_id"].to_pylist(), table["n_tokens"].to_pylist(), strict=True))
+
+
 def _routing_scores(context: Context, run: RunPlan, dataset: str) -> list[dict[str, Any]]:
     """The routing scores of one data set, read part by part: memory grows with its questions, not with their tokens."""
     wanted = ["dataset", "example_id", "layer", "position", *ROUTING_SCORES.values()]
-    layers = pa.array(_layers(context, run), pa.uint16())
+    layers = pa.array(bayesian_layers(context, run), pa.uint16())
     means: dict[tuple[str, str], _Means] = defaultdict(_Means)
     for part in context.parts(run.run_id, "routing", wanted):
         rows = part.filter(pc.and_(pc.equal(part["dataset"], dataset), pc.is_in(part["layer"], layers)))
@@ -114,14 +130,6 @@ class _Means:
         return [(name, total / count) for name, (_, total, count) in sorted(self._sums.items())]
 
 
-def _layers(context: Context, run: RunPlan) -> list[int]:
-    """The layers scores are averaged over: those with Bayesian routers; the same for the run they are compared with."""
-    resident = context.resident
-    methods = bayesian(context) if run.deterministic else [run.method]
-    found = sorted({layer for method in methods for layer in resident.layers_of(context, method)})
-    return found or resident.moe_layers
-
-
 def _row(example: str, score: str, rule: str, aggregation: str, value: float) -> dict[str, Any]:
     return {
         "example_id": example,
@@ -137,6 +145,7 @@ def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
     resampling: dict[str, Any] = {"n_resamples": spec.bootstrap, "seed": spec.seed}
     scores = _by_key(context, run.run_id)
     others = {run_id: _by_key(context, run_id) for run_id in run.compare_with}
+    plain = {other.run_id for other in spec.runs() if other.deterministic}
     known = context.in_distribution.name
     outside = [item for item in context.sets if item.role in ("near-ood", "far-ood")]
     metrics: list[dict[str, Any]] = []
@@ -148,7 +157,10 @@ def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
         for item in outside:
             found = ood_metrics(_values(inside), _values(by_dataset.get(item.name, {})), **named, **resampling)
             metrics += [value.row(run.run_id, item.name) for value in found]
+            metrics += _matched(run, key, item.name, known, scores, resampling)
             for run_id, other in others.items():
+                if run_id in plain:
+                    compared += _across(run.run_id, run_id, key, item.name, known, by_dataset, other, resampling)
                 if rule == "prompt_mean":  # `comparisons` has no position rule: one reading per score
                     continue
                 theirs = other.get(key, {})
@@ -160,6 +172,53 @@ def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
                     compared += [difference.row(run.run_id, run_id, item.name) for difference in differences]
     metrics += _error_metrics(context, run, scores, resampling)
     return {"metrics": columns(metrics), "comparisons": columns(compared)}
+
+
+def _matched(
+    run: RunPlan, key: Key, dataset: str, known: str, scores: dict[Key, Any], resampling: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The metrics of a score again, on questions of equal prompt length."""
+    lengths = scores.get(("prompt_length", "answer", "none"))
+    name, rule, aggregation = key
+    if lengths is None or rule == "prompt_mean" or name == "prompt_length":
+        return []
+    sides = [sorted(set(lengths[one]) & set(scores[key].get(one, {}))) for one in (known, dataset)]
+    inside, outside = length_matched(
+        *([lengths[one][x] for x in side] for one, side in zip((known, dataset), sides, strict=True))
+    )
+    if min(len(inside), len(outside)) < MIN_MATCHED:
+        return []
+    values = [
+        [scores[key][one][side[place]] for place in places]
+        for one, side, places in zip((known, dataset), sides, (inside, outside), strict=True)
+    ]
+    found = ood_metrics(*values, score=name + MATCHED, position_rule=rule, aggregation=aggregation, **resampling)
+    return [value.row(run.run_id, dataset) for value in found]
+
+
+def _across(
+    run_id: str,
+    other_id: str,
+    key: Key,
+    dataset: str,
+    known: str,
+    by_dataset: dict[str, dict[str, float]],
+    other: dict[Key, Any],
+    resampling: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Differences between a score of this run and *another* score of its baseline, on the same questions."""
+    rows = []
+    for name in ACROSS.get(key[0], ()) if key[1] == "final_prompt_token" else ():
+        place = ("answer", "none") if name == "answer_entropy" else ("final_prompt_token", "mean_layers")
+        theirs = other.get((name, *place), {})
+        inside = _shared(by_dataset.get(known, {}), theirs.get(known, {}))
+        outside = _shared(by_dataset.get(dataset, {}), theirs.get(dataset, {}))
+        if all(len(values) for values in inside + outside):
+            found = paired_ood_comparison(
+                inside[0], outside[0], inside[1], outside[1], score=f"{key[0]} vs {name}", **resampling
+            )
+            rows += [difference.row(run_id, other_id, dataset) for difference in found]
+    return rows
 
 
 def _error_metrics(

@@ -1,24 +1,30 @@
-"""How stable each layer's routing is under noise on the router's input: table ``layer_susceptibility``.
+"""How stable each layer's routing is under noise on the router's input: tables ``layer_susceptibility``,
+``stability_examples`` and ``comparisons``.
 
-Measured for the native model and for in-router Bayesian runs: whether routing got steadier is a comparison of the two.
+Measured for the deterministic models and for in-router Bayesian runs: whether routing got steadier is a comparison.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.context import Context, columns, tokens_about
 from pipelines.routing import encode_batches
 from pipelines.runs import RunPlan
 from pipelines.stages import Batch, Columns
-from vmoer.metrics import layer_stability
+from pipelines.stages.leverage import bayesian_layers
+from vmoer.metrics import layer_stability, paired_difference
 from vmoer.susceptibility import measure
 
-TABLES = ("layer_susceptibility",)
+TABLES = ("layer_susceptibility", "stability_examples")
 
 
 def applies(run: RunPlan) -> bool:
-    return run.control == "none" and run.estimator != "predictive"
+    return run.deterministic or (run.control == "none" and run.estimator != "predictive")
 
 
 def plan(context: Context, run: RunPlan) -> list[Batch]:
@@ -34,8 +40,16 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
     batches = encode_batches(context, resident, spec.noise.limit, context.in_distribution.name)
     mode = batch.payload["mode"]
     found = measure(resident.model, batches, spec.noise.gammas, mode, seed=spec.seed)
-    rows = []
+    rows, examples = [], []
+    ids = [question.id for question in context.in_distribution.questions[: spec.noise.limit]]
+    chosen = [found.layers.index(layer) for layer in bayesian_layers(context, run)]
     for level, gamma in enumerate(found.gammas):
+        owned = np.bincount(found.example)
+        means = np.bincount(found.example, weights=found.token_jaccard[level, chosen].mean(0)) / owned
+        examples += [
+            {"mode": mode, "gamma": gamma, "example_id": example, "jaccard": float(mean), "n": int(n)}
+            for example, mean, n in zip(ids, means, owned, strict=True)
+        ]
         for place, site in enumerate(resident.sites):
             stability = layer_stability(
                 found.token_jaccard[level, place],
@@ -46,8 +60,36 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
                 seed=spec.seed,
             )
             rows.append({"mode": mode, "gamma": gamma, "layer": site.layer, **stability})
-    return {"layer_susceptibility": columns(rows)}
+    return {"layer_susceptibility": columns(rows), "stability_examples": columns(examples)}
 
 
 def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
-    return {}
+    """Differences of the mean Jaccard index, paired by question."""
+    spec, mine, rows = context.spec, _by_level(context, run.run_id), []
+    for other in run.compare_with:
+        theirs = _by_level(context, other)
+        for (mode, gamma), ours in mine.items():
+            baseline = theirs.get((mode, gamma), {})
+            shared = sorted(set(ours) & set(baseline))
+            if not shared:
+                continue
+            sides = [[np.array([side[example][k] for example in shared]) for k in (0, 1)] for side in (ours, baseline)]
+            found = paired_difference(_mean, *sides, n_resamples=spec.bootstrap, seed=spec.seed)
+            difference = _mean(*sides[0]) - _mean(*sides[1])
+            row = {"metric": "jaccard", "score": f"{mode} {gamma:g}", "difference": float(difference)}
+            interval = {"ci_low": found.low, "ci_high": found.high, "n": len(shared), "direction": "higher"}
+            rows.append({"baseline_run_id": other, "dataset": context.in_distribution.name, **row, **interval})
+    return {"comparisons": columns(rows)}
+
+
+def _mean(jaccard: NDArray[Any], tokens: NDArray[Any]) -> NDArray[Any]:
+    """Mean over tokens of questions ``[…, questions]``."""
+    return (jaccard * tokens).sum(-1) / tokens.sum(-1)
+
+
+def _by_level(context: Context, run_id: str) -> dict[tuple[str, float], dict[str, tuple[float, int]]]:
+    """(mode, γ) → question → its mean Jaccard index and number of tokens."""
+    found: dict[tuple[str, float], dict[str, tuple[float, int]]] = {}
+    for row in context.table(run_id, "stability_examples").to_pylist():
+        found.setdefault((row["mode"], row["gamma"]), {})[row["example_id"]] = (row["jaccard"], row["n"])
+    return found

@@ -1,7 +1,7 @@
 """Every routing decision on the prompts: tables ``examples``, ``tokens`` and ``routing``.
 
-A run with the ``predictive`` estimator is traced under routing sample 0. The non-routing-noise control routes like the
-native model, so it has no trace of its own.
+A run with the ``predictive`` estimator is traced under routing sample 0. A noise control routes like the base, so
+it has no trace of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLES = ("examples", "tokens", "routing")
 
 
 def applies(run: RunPlan) -> bool:
-    return run.control != "non-routing-noise"
+    return not run.noisy
 
 
 def plan(context: Context, run: RunPlan) -> list[Batch]:

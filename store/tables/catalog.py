@@ -49,7 +49,12 @@ CATALOG: tuple[Table, ...] = (
             ("model", "VARCHAR", "model name, as in `models.model`"),
             ("method", "VARCHAR", "registry name: deterministic, temperature, mfvr, fcvr, …"),
             ("estimator", "VARCHAR", "none (deterministic), in-router or predictive"),
-            ("control", "VARCHAR", "none, untrained (router heads as initialised) or non-routing-noise"),
+            (
+                "control",
+                "VARCHAR",
+                "none, untrained (heads as initialised), beta-zero (trained without KL), non-routing-noise, moe-noise; "
+                "deterministic baselines: unadapted, pretrained-routers, map-routers",
+            ),
             ("layers", "USMALLINT[]", "layers that carry a Bayesian router; empty when deterministic"),
             ("samples", "USMALLINT", "Monte-Carlo samples; 1 when deterministic"),
             ("seed", "BIGINT", "sampling seed"),

@@ -21,7 +21,7 @@ from vmoer.metrics.calibration import (
 )
 from vmoer.metrics.comparison import Comparison, align, paired_comparison, paired_ood_comparison
 from vmoer.metrics.definitions import DEFINITIONS, Definition, definition
-from vmoer.metrics.ood import auprc, auroc, fpr_at_tpr, roc_curve
+from vmoer.metrics.ood import auprc, auroc, fpr_at_tpr, length_matched, roc_curve
 from vmoer.metrics.reliability import reliability_bins, wilson_interval
 from vmoer.metrics.selective import aurc, error_auroc, risk_coverage
 from vmoer.metrics.stability import (
@@ -67,6 +67,7 @@ __all__ = [
     "is_susceptible",
     "jaccard",
     "layer_stability",
+    "length_matched",
     "mce",
     "mean_interval_by_example",
     "mutual_information",

@@ -72,6 +72,23 @@ def fpr_at_tpr_rows(rank: Integers, positive: Booleans, tpr: float = 0.95) -> Fl
     return _divide(false, np.where(total > 0, negatives.sum(axis=-1), 0))
 
 
+def length_matched(id_lengths: ArrayLike, ood_lengths: ArrayLike, bins: int = 6) -> tuple[Integers, Integers]:
+    """Places of as many in-distribution as OoD examples in each of ``bins`` quantile bins of the pooled lengths.
+
+    The first examples of a bin are kept, in the order given: nothing is drawn, so the same sets give the same match.
+    """
+    inside, outside = as_scores(id_lengths, "in-distribution lengths"), as_scores(ood_lengths, "OoD lengths")
+    edges = np.unique(np.quantile(np.concatenate([inside, outside]), np.linspace(0, 1, bins + 1)[1:-1]))
+    kept: tuple[list[int], list[int]] = ([], [])
+    of_bin = [np.searchsorted(edges, side, side="right") for side in (inside, outside)]
+    for number in range(len(edges) + 1):
+        members = [np.flatnonzero(side == number) for side in of_bin]
+        size = min(map(len, members))
+        for chosen, places in zip(kept, members, strict=True):
+            chosen += places[:size].tolist()
+    return np.array(sorted(kept[0]), dtype=np.int64), np.array(sorted(kept[1]), dtype=np.int64)
+
+
 def roc_curve(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[Floats, Floats]:
     """False- and true-positive rates at every distinct threshold, from (0, 0) to (1, 1); both empty for one class."""
     rank, positive = pool(id_scores, ood_scores)

@@ -1,0 +1,103 @@
+"""What a run costs beside the deterministic model on the same base, formula and clock: table ``efficiency``.
+
+Times and memory are ratios taken in turn within one step, so that a busy machine moves both sides; they are the only
+numbers here that another machine, or another run, would not repeat.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from pipelines.context import Context, columns
+from pipelines.routing import encode_batches
+from pipelines.runs import RunPlan
+from pipelines.stages import Batch, Columns
+from vmoer.cost import counted_flops, decode_seconds, peak_bytes, prefill_seconds
+from vmoer.efficiency import extra_macs, extra_parameters, head_size, model_macs, predictive_ratio
+from vmoer.errors import UnknownNameError
+from vmoer.handle import evaluation
+
+TABLES = ("efficiency",)
+
+QUESTIONS = 8
+ROUNDS = 5
+DECODED = 8
+
+
+def applies(run: RunPlan) -> bool:
+    return run.control == "none" and not run.deterministic
+
+
+def plan(context: Context, run: RunPlan) -> list[Batch]:
+    return [Batch("all", QUESTIONS)]
+
+
+def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
+    resident = context.resident
+    handle = resident.applied(context, run).handle
+    prompts = encode_batches(context, resident, QUESTIONS, context.in_distribution.name)[0]
+    rows = _formulas(context, run)
+    predictive = run.estimator == "predictive"
+    sampled: Any = (lambda: handle.one_draw()) if predictive else nullcontext
+    passes = run.samples if predictive else 1
+    with evaluation(resident.model), torch.inference_mode():
+        with handle.deterministic():
+            base_flops, base_bytes = counted_flops(resident.model, prompts), peak_bytes(resident.model, prompts)
+        with sampled():
+            flops, memory = counted_flops(resident.model, prompts), peak_bytes(resident.model, prompts)
+        tokens = int(prompts["attention_mask"].sum())
+        rows += [
+            _row("flops_per_token", flops * passes / tokens, base_flops / tokens, "FLOPs"),
+            _row("peak_bytes", memory, base_bytes, "bytes of tensors"),
+        ]
+        measured: dict[str, list[tuple[float, float]]] = {"prefill_seconds": [], "decode_seconds": []}
+        for _ in range(ROUNDS):
+            for name, clock in (("prefill_seconds", prefill_seconds), ("decode_seconds", _decode)):
+                with handle.deterministic():
+                    plain = clock(resident.model, prompts)
+                with sampled():
+                    measured[name].append((clock(resident.model, prompts) * passes, plain))
+    for name, pairs in measured.items():
+        ours, plain = (statistics.median(side) for side in zip(*pairs, strict=True))
+        rows.append(_row(name, ours, plain, "seconds"))
+    return {"efficiency": columns(rows)}
+
+
+def _formulas(context: Context, run: RunPlan) -> list[dict[str, Any]]:
+    """Analytic MACs per token and parameters; nothing for a method without a cost formula."""
+    resident = context.resident
+    layers = resident.layers_of(context, run.method)
+    config, samples = resident.model.config, run.samples
+    try:
+        if run.estimator == "predictive":
+            total = model_macs(config) * predictive_ratio(config, run.method, layers, samples)
+        else:
+            total = model_macs(config) + len(layers) * extra_macs(
+                run.method, head_size(config, samples, method=run.method)
+            )
+        parameters = len(layers) * extra_parameters(run.method, head_size(config, samples, method=run.method))
+    except (UnknownNameError, AttributeError):  # no formula for this method, or sizes under other names
+        return []
+    return [
+        _row("macs_per_token", total, model_macs(config), "MACs"),
+        _row(
+            "parameters", resident.identity["n_parameters"] + parameters, resident.identity["n_parameters"], "weights"
+        ),
+    ]
+
+
+def _decode(model: Any, prompts: Mapping[str, torch.Tensor]) -> float:
+    return decode_seconds(model, prompts, DECODED)
+
+
+def _row(quantity: str, value: float, baseline: float, unit: str) -> dict[str, Any]:
+    return {"quantity": quantity, "value": float(value), "baseline": float(baseline), "unit": unit}
+
+
+def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
+    return {}
