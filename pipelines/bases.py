@@ -14,8 +14,9 @@ from typing import Any
 from pipelines.context import Context
 from pipelines.errors import PipelineError, SpecError
 from pipelines.manifests import existing
-from pipelines.routing import SHIPPED, part_folder
+from pipelines.routing import part_folder
 from pipelines.runs import RunPlan
+from pipelines.shipped import SHIPPED
 from pipelines.spec import Adapter, MapRouters, resolve_path
 from vmoer.adapter import Adapter as ModelAdapter
 from vmoer.adapter import load_adapter

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from pipelines import console
-from pipelines.commands import experiments, results, serving, setup  # noqa: F401  they register their commands
+from pipelines.commands import experiments, results, serving, setup, suites  # noqa: F401  they register their commands
 from pipelines.commands.root import app
 from pipelines.errors import JobError, PipelineError
 

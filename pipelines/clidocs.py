@@ -63,6 +63,7 @@ _MEANING = {
     "DataSource.as": "name of the set; left out: file stem or split",
     "DataSource.limit": "the questions with the smallest SHA-256 of their id",
     "DataSource.where": "keep only rows with this subject or source",
+    "DataSource.tenths": "only questions whose id hash falls in these tenths, e.g. [0, 5]: splits a set without splits",
     "DataSource.normalise": "overrides the spec's `normalise` for this set",
     "Routers.source": "what a plain text in `routers` means: shipped, untrained or a folder",
     "Routers.train": "train first",

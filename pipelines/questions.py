@@ -108,8 +108,9 @@ def load_questions(
         if question.id in seen:
             raise DataError(f"{where}: id {question.id[:80]!r} occurs twice; ids must be unique in a question set")
         seen.add(question.id)
+        inside = source.tenths is None or source.tenths[0] <= tenth(question.id) < source.tenths[1]
         matches = (source.where or {}).items()
-        if all(not isinstance(row, Question) and str(row.get(key)) == value for key, value in matches):
+        if inside and all(not isinstance(row, Question) and str(row.get(key)) == value for key, value in matches):
             kept.append(question)
     if not kept:
         reason = f"no question matches {source.where}" if source.where and seen else "it has no questions"
@@ -125,6 +126,11 @@ def load_questions(
         name = ".".join([name, *(_slug(value) for value in source.where.values())])
     normalised = normalise if source.normalise is None else source.normalise
     return QuestionSet(source.label or name, role, shown, tuple(kept), normalised)
+
+
+def tenth(identifier: str) -> int:
+    """Which tenth a question belongs to, 0 to 9: a split of a set that has none, from the SHA-256 of the id alone."""
+    return int.from_bytes(hashlib.sha256(f"split:{identifier}".encode()).digest()[:8], "big") % 10
 
 
 def _rows(

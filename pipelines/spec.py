@@ -79,6 +79,7 @@ class DataSource(_Part):
     label: Annotated[str, Field(pattern=_NAME)] | None = Field(default=None, alias="as")
     limit: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     where: dict[str, str] | None = None
+    tenths: Annotated[list[Annotated[int, Field(ge=0, le=10)]], Field(min_length=2, max_length=2)] | None = None
     normalise: bool | None = None
 
     @model_validator(mode="after")
@@ -90,6 +91,8 @@ class DataSource(_Part):
             raise ValueError("a built-in set needs `split`, for instance {name: worldfacts, split: test}")
         if self.where is not None and set(self.where) - {"subject", "source"}:
             raise ValueError("`where` filters on subject or source, for instance {subject: professional_law}")
+        if self.tenths is not None and self.tenths[0] >= self.tenths[1]:
+            raise ValueError("`tenths` is a range of 0 to 10 whose end is not included, for instance [0, 5]")
         return self
 
 

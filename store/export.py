@@ -220,8 +220,12 @@ def _latex(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(_latex(item) for item in value)
-    text = str(value).translate(_LATEX)
-    return "".join(character for character in text if character.isprintable())
+    return latex_text(str(value))
+
+
+def latex_text(text: str) -> str:
+    """Text that prints as it is in LaTeX and can run no command."""
+    return "".join(character for character in text.translate(_LATEX) if character.isprintable())
 
 
 def _write_duckdb(store: Store, tables: list[schema.Table], runs: list[str], card: dict[str, Any], path: Path) -> None:

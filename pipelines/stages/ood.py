@@ -183,9 +183,10 @@ def _matched(
     if lengths is None or rule == "prompt_mean" or name == "prompt_length":
         return []
     sides = [sorted(set(lengths[one]) & set(scores[key].get(one, {}))) for one in (known, dataset)]
-    inside, outside = length_matched(
-        *([lengths[one][x] for x in side] for one, side in zip((known, dataset), sides, strict=True))
+    known_lengths, other_lengths = (
+        [lengths[one][example] for example in side] for one, side in zip((known, dataset), sides, strict=True)
     )
+    inside, outside = length_matched(known_lengths, other_lengths)
     if min(len(inside), len(outside)) < MIN_MATCHED:
         return []
     values = [

@@ -1,0 +1,69 @@
+"""What a suite will cost on this machine, before it is started: time from a measured sample, memory, disk."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.context import Context
+from pipelines.scoring import score
+from pipelines.settings import Settings
+from pipelines.thesis.suite import Planned, count_questions
+
+_SAMPLE = 8
+#: a traced question also runs its prompt once more, and writes about this many bytes per token and MoE layer
+_TRACE_BYTES = 60
+_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``seconds`` of computing, ``memory`` and ``disk`` in bytes, from ``sample`` questions answered just now."""
+
+    runs: int
+    answers: int
+    seconds: float
+    memory: int
+    disk: int
+    free: int
+    sample: int
+
+    def sentence(self) -> str:
+        """The estimate in words."""
+        return (
+            f"{self.runs} runs, {self.answers} answers: about {self.seconds / 60:.0f} minutes of computing on this "
+            f"machine (from {self.sample} questions answered just now), about {self.memory / 2**30:.1f} GiB of memory, "
+            f"{self.disk / 2**20:.0f} MiB of disk ({self.free / 2**30:.0f} GiB free); training comes on top where a "
+            "form trains"
+        )
+
+
+def estimate(planned: Sequence[Planned], folders: Sequence[str], settings: Settings) -> Estimate:
+    """Answer a few questions of the first spec and scale up."""
+    context = Context(planned[0].spec, folders, settings)
+    questions = context.in_distribution.questions[:_SAMPLE]
+    with context.resident.native():
+        score(context, context.resident, questions[:2])
+        start = time.perf_counter()
+        score(context, context.resident, questions)
+        each = (time.perf_counter() - start) / len(questions)
+    answers = count_questions(list(planned), list(folders), settings)
+    traced = sum("trace" in item.spec.stages for item in planned) / len(planned)
+    per_answer = each * (1 + 0.5 * traced)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    layers = len(context.resident.moe_layers)
+    disk = int(answers * _TOKENS * layers * _TRACE_BYTES * traced)
+    existing = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
+    return Estimate(
+        runs=sum(len(item.spec.runs()) for item in planned),
+        answers=answers,
+        seconds=answers * per_answer,
+        memory=int(peak * 1.3),
+        disk=disk,
+        free=shutil.disk_usage(existing).free,
+        sample=len(questions),
+    )

@@ -1,0 +1,84 @@
+"""``vmoer reproduce``: estimate, compute every spec of a suite as a job, write the document, and archive the runs."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipelines import console
+from pipelines.errors import JobError, SpecError
+from pipelines.foreground import compute
+from pipelines.manifests import commit
+from pipelines.runs import model_slug
+from pipelines.settings import Settings
+from pipelines.thesis.estimate import estimate
+from pipelines.thesis.report import latex, markdown
+from pipelines.thesis.results import Results
+from pipelines.thesis.suite import Suite, load_suite, plan, present_sets
+from store.archive import write_archive
+from store.files import write_text
+from store.reader import open_store
+
+
+def reproduce(
+    name: str,
+    form: str,
+    model: str,
+    settings: Settings,
+    *,
+    sets: list[str] | None,
+    data: Path | None,
+    questions: int | None,
+    only_estimate: bool,
+    quiet: bool,
+) -> list[str]:
+    """Run the suite and return the ids of its runs; finished specs are used, an interrupted one goes on."""
+    suite = load_suite(name, settings)
+    found, absent = present_sets(suite, sets, data)
+    for sentence in absent:
+        console.say(sentence)
+    if not found:
+        raise SpecError("no question set is left: give the folder that holds them with --data")
+    planned, said = plan(suite, form, model, found, questions)
+    for sentence in said:
+        console.say(sentence)
+    folders = [str(data.absolute())] if data is not None else []
+    console.say(estimate(planned, folders, settings).sentence())
+    if only_estimate:
+        return []
+    ids: list[str] = []
+    for number, item in enumerate(planned, 1):
+        console.say(f"{number} of {len(planned)}: {item.experiment} on {item.questions}")
+        job = compute(item.spec, folders, settings, quiet)
+        if job.status != "finished":
+            raise JobError(f"job {job.job_id} failed: it is {job.status}; repeat the command to go on")
+        ids += job.run_ids
+    return ids
+
+
+def title(suite: Suite, form: str, model: str) -> str:
+    """The heading of the document of a suite."""
+    return f"Claims of the {suite.suite} on {model_slug(model)}, {form} form"
+
+
+def write_document(name: str, form: str, model: str, settings: Settings, output: Path) -> list[Path]:
+    """Write ``<suite>-<model>-<form>.md`` and ``.tex`` into ``output`` from what the store holds."""
+    suite = load_suite(name, settings)
+    with open_store(settings.home) as store:
+        results = Results(store, f"{name}-{form}", model_slug(model))
+        texts = {".md": markdown(results, title(suite, form, model)), ".tex": latex(results)}
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for suffix, text in texts.items():
+        path = output / f"{name}-{model_slug(model)}-{form}{suffix}"
+        write_text(path, text)
+        written.append(path)
+    return written
+
+
+def write_runs(run_ids: list[str], settings: Settings, output: Path) -> Path:
+    """Archive runs into ``output``, labelled with this checkout's commit and today's date."""
+    label = {"commit": (commit() or "unknown")[:12], "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    with tempfile.TemporaryDirectory() as scratch:
+        return write_archive(settings.home, run_ids, output, Path(scratch), label)

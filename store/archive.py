@@ -1,0 +1,128 @@
+"""A sealed archive of runs: their results and manifests in one file, to be shown beside runs that are computed here.
+
+The archive is a ZIP of a small data folder: result tables (one shard per run and table) and manifests, no facts, so no
+prompts, tokens or routing decisions. Each run gets the id ``<id>.archived`` and its experiment the prefix
+``archived-``: an archived run is looked at, never taken for one that a spec has finished here.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from store import files, layout, schema, shards, typed
+from store.catalog import RunManifest, read_manifest, run_ids, seal, write_manifest
+from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
+from store.publish import publish, shard_paths
+
+SUFFIX = ".archived"
+MAX_BYTES = 5 * 2**20
+#: a hostile archive may not unpack to more than this
+MAX_UNPACKED = 256 * 2**20
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP members carry no time, so the same runs give the same bytes
+
+
+def write_archive(home: layout.Home, runs: Sequence[str], output: Path, scratch: Path, label: dict[str, Any]) -> Path:
+    """Pack finished runs into ``output``; ``label`` (commit, date) is kept in each manifest's card under ``archived``.
+
+    ``scratch`` is an empty folder to work in. Refused when a run is unfinished or the archive would be too large.
+    """
+    if not runs:
+        raise NotFoundError("there is no run to archive: `vmoer runs` lists those there are")
+    for run_id in runs:
+        _copy_run(home, run_id, scratch, label)
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
+            info = zipfile.ZipInfo(path.relative_to(scratch).as_posix(), _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, path.read_bytes())
+    if content.tell() > MAX_BYTES:
+        raise InvalidDataError(f"the archive would have {content.tell()} bytes; at most {MAX_BYTES} are allowed")
+    with files.replacing(output) as temporary:
+        temporary.write_bytes(content.getvalue())
+    return output
+
+
+def read_archive(archive: Path, home: layout.Home) -> list[str]:
+    """The ids of the runs in ``archive``, which are now in the data folder and published; those already there stay."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = _members(opened, archive)
+            wanted = sorted({run_id for _, run_id in members.values()})
+            present = set(run_ids(home))
+            added = [run_id for run_id in wanted if run_id not in present]
+            order = sorted(members, key=lambda name: name.startswith("runs/"))  # a manifest comes after its shards
+            for name in order:
+                target, run_id = layout.contained(home, Path(home) / name), members[name][1]
+                if run_id in added:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with files.replacing(target) as temporary:
+                        temporary.write_bytes(opened.read(name))
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no archive {archive}") from None
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise CorruptStoreError(f"{archive.name} cannot be read as an archive of runs: {error}") from error
+    if added:
+        publish(home)
+    return wanted
+
+
+def _copy_run(home: layout.Home, run_id: str, target: Path, label: dict[str, Any]) -> None:
+    manifest = read_manifest(home, run_id)
+    if manifest.status != "finished" or manifest.shards is None:
+        raise InvalidDataError(f"run {run_id} is {manifest.status}; only finished runs are archived")
+    if manifest.card.get("spec", {}).get("store_text"):
+        manifest.card["spec"]["store_text"] = False  # texts are facts, and facts are left out
+    archived = f"{run_id.removesuffix(SUFFIX)}{SUFFIX}"
+    paths = shard_paths(home, manifest)
+    write_manifest(target, _relabelled(manifest, archived, label))
+    for table in schema.tables("result"):
+        if paths.get(table.name):
+            rows = pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths[table.name]])
+            rows = rows.cast(typed.arrow_schema(table)).sort_by([(name, "ascending") for name in table.key])
+            if "baseline_run_id" in rows.column_names:
+                place = rows.column_names.index("baseline_run_id")
+                renamed = pc.binary_join_element_wise(rows["baseline_run_id"], SUFFIX, "")
+                rows = rows.set_column(place, rows.schema.field(place), renamed)
+            columns = {name: rows[name].to_pylist() for name in rows.column_names if name != "run_id"}
+            shards.write_shard(target, table.name, archived, "archive", columns)
+    seal(target, archived, status="finished", ended_at=manifest.ended_at)
+
+
+def _relabelled(manifest: RunManifest, run_id: str, label: dict[str, Any]) -> RunManifest:
+    shown = ", ".join(str(label[key]) for key in ("date", "commit") if label.get(key))
+    return replace(
+        manifest,
+        run_id=run_id,
+        experiment=f"archived-{manifest.experiment}",
+        name=f"{manifest.name} (archived {shown})" if shown else f"{manifest.name} (archived)",
+        card={**manifest.card, "archived": label},
+        shards=None,
+    )
+
+
+def _members(opened: zipfile.ZipFile, archive: Path) -> dict[str, tuple[str, str]]:
+    """Member → (table or ``runs``, run id); anything that is no manifest or result shard is refused by name."""
+    if sum(info.file_size for info in opened.infolist()) > MAX_UNPACKED:
+        raise CorruptStoreError(f"{archive.name} unpacks to more than {MAX_UNPACKED} bytes")
+    found = {}
+    for name in opened.namelist():
+        parts = PurePosixPath(name).parts
+        if len(parts) == 2 and parts[0] == "runs" and name.endswith(".json"):
+            found[name] = ("runs", layout.check_run_id(parts[1].removesuffix(".json")))
+            continue
+        fits = len(parts) == 4 and parts[0] == "facts" and layout.is_shard_name(parts[3])
+        table, run_id = (part.partition("=")[2] for part in parts[1:3]) if fits else ("", "")
+        if not fits or parts[1] != f"table={table}" or parts[2] != f"run_id={run_id}" or "\\" in name:
+            raise CorruptStoreError(f"{archive.name} holds {name[:80]!r}, which is no part of an archive of runs")
+        found[name] = (layout.check_table(table, "result").name, layout.check_run_id(run_id))
+    return found
