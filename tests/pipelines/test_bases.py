@@ -1,0 +1,222 @@
+"""An experiment on an adapter and MAP routers: its baselines, its training logs, one base for all rows, its archive."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.bases import check_same_base
+from pipelines.context import Context
+from pipelines.errors import PipelineError
+from pipelines.manifests import existing
+from pipelines.spec import Spec, parse_spec
+from store.archive import read_archive, write_archive
+from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
+from store.reader import open_store
+from store.verify import verify
+from tests.pipelines.support import settings, vmoer
+
+TRAIN = {
+    "data": {"name": "worldfacts", "split": "train", "limit": 24},
+    "validation": {"name": "worldfacts", "split": "validation", "limit": 8},
+    "epochs": 1,
+    "evaluate_every": 1,
+    "batch_size": 12,
+    "learning_rate": 0.01,
+}
+SPEC: dict[str, Any] = {
+    "name": "based",
+    "model": "worldfacts-moe",
+    "methods": ["mfvr"],
+    "layers": [1],
+    "estimators": ["in-router", "predictive"],
+    "controls": ["beta-zero", "moe-noise"],
+    "samples": 4,
+    "predictive_samples": 2,
+    "adapter": {"train": TRAIN, "rank": 2},
+    "map_routers": {"train": {**TRAIN, "learning_rate": 0.1}},
+    "routers": {"train": {**TRAIN, "objective": "averaged", "loss": "choice", "draws": 2, "tune_noise": True}},
+    "data": {
+        "id": {"name": "worldfacts", "split": "test", "limit": 24},
+        "far": [{"name": "worldfacts", "split": "far-ood", "limit": 24}],
+    },
+    "noise": {"limit": 6, "gammas": [0.02]},
+    "stages": ["trace", "susceptibility", "evaluate", "ood", "efficiency"],
+    "bootstrap": 100,
+}
+
+
+def spec(**changes: Any) -> Spec:
+    return parse_spec({**SPEC, **changes})
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("based")
+    (folder / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+    done = vmoer(folder / "home", "run", str(folder / "spec.yaml"), "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    return folder / "home"
+
+
+def test_every_baseline_has_its_row_and_its_base(computed: Path) -> None:
+    cards = {}
+    for run in spec().runs():
+        manifest = existing(computed, run.run_id)
+        assert manifest is not None
+        assert manifest.status == "finished"
+        cards[run.method, run.estimator, run.control] = manifest.card["base"]
+    assert [key[2] for key in cards if key[0] == "deterministic"] == ["none", "unadapted", "map-routers"]
+    plain = cards["deterministic", "none", "none"]
+    loaded = cards["deterministic", "none", "unadapted"]
+    tuned = cards["deterministic", "none", "map-routers"]
+    assert plain["base"] == "pretrained"
+    assert loaded["adapter_sha256"] is None
+    assert plain["adapter_sha256"] == tuned["adapter_sha256"] is not None
+    assert plain["routers_sha256"] == loaded["routers_sha256"]
+    assert all(card == plain for key, card in cards.items() if key[0] == "mfvr")
+
+
+def test_logs_costs_and_paired_stability_are_stored(computed: Path) -> None:
+    with open_store(computed) as store:
+        logs = store.query("SELECT run_id, quantity, layer, value FROM training_log")
+        costs = store.query("SELECT * FROM efficiency")
+        paired = store.query("SELECT * FROM comparisons WHERE metric = 'jaccard'")
+        examples = store.query("SELECT * FROM stability_examples")
+        scores = set(store.query("SELECT DISTINCT score FROM metrics")["score"])
+    logged = {run_id: set(rows["quantity"]) for run_id, rows in logs.groupby("run_id")}
+    names = {run.run_id: run for run in spec().runs()}
+    assert {names[run_id].control for run_id in logged} == {"none", "map-routers", "beta-zero"}
+    for run_id, quantities in logged.items():
+        expected = {"validation_nll", "task_loss"}
+        if not names[run_id].deterministic:
+            expected |= {"kl", "beta", "posterior_std", "logit_std", "noise_scale", "noise_nll"}
+        assert expected <= quantities, run_id
+    zero = logs[logs["run_id"].str.contains("beta-zero") & (logs["quantity"] == "beta")]
+    assert (zero["value"] == 0).all()
+    assert set(costs["quantity"]) == {
+        "macs_per_token",
+        "parameters",
+        "flops_per_token",
+        "peak_bytes",
+        "prefill_seconds",
+        "decode_seconds",
+    }
+    inside = costs[costs["run_id"].str.contains("in-router")].set_index("quantity")
+    assert (inside["value"] > inside["baseline"])[["macs_per_token", "parameters", "flops_per_token"]].all()
+    assert inside.loc["flops_per_token", "value"] < 1.5 * inside.loc["flops_per_token", "baseline"]
+    assert len(paired)
+    assert examples.groupby(["run_id", "mode", "gamma"]).size().eq(6).all()
+    assert "prompt_length" in scores
+
+
+def test_second_experiment_finds_what_the_first_has_trained(computed: Path) -> None:
+    first, other = (Context(one, [], settings(computed)) for one in (spec(), spec(name="other", seed=9)))
+    from pipelines.bases import adapter_folder, map_folder
+    from pipelines.routing import router_folder
+
+    assert adapter_folder(first) == adapter_folder(other)
+    assert map_folder(first) == map_folder(other)
+    assert router_folder(first, "mfvr") == router_folder(other, "mfvr")
+    reseeded = spec(routers={"train": {**SPEC["routers"]["train"], "sampling_seed": 1}})
+    assert router_folder(Context(reseeded, [], settings(computed)), "mfvr") != router_folder(first, "mfvr")
+
+
+def test_rows_of_one_experiment_must_share_their_base(computed: Path) -> None:
+    context = Context(spec(), [], settings(computed))
+    run = context.spec.runs()[-1]
+    manifest = existing(computed, run.run_id)
+    assert manifest is not None
+    check_same_base(context, run, manifest.card["base"])
+    for key, what in (("adapter_sha256", "adapter"), ("routers_sha256", "base routers")):
+        with pytest.raises(PipelineError, match=f"its {what} differ"):
+            check_same_base(context, run, {**manifest.card["base"], key: "f" * 64})
+
+
+def test_adapter_of_another_hash_ends_the_job_with_its_name(computed: Path, tmp_path: Path) -> None:
+    from pipelines.bases import map_folder
+
+    home = tmp_path / "home"
+    shutil.copytree(computed, home)
+    folder = map_folder(Context(spec(), [], settings(home)))
+    assert folder is not None
+    config = json.loads((folder / "map.json").read_text())
+    (folder / "map.json").write_text(json.dumps({**config, "adapter_sha256": "0" * 64}))
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({**SPEC, "name": "again", "methods": ["deterministic"]}))
+    done = vmoer(home, "run", str(tmp_path / "spec.yaml"), "--device", "cpu")
+    assert done.returncode == 3
+    assert "was trained beside adapter 000000000000; this model carries adapter" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_training_on_evaluated_questions_is_refused(tmp_path: Path) -> None:
+    leaky = {**TRAIN, "data": {"name": "worldfacts", "split": "test", "limit": 24}}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({**SPEC, "adapter": {"train": leaky}}))
+    done = vmoer(tmp_path / "home", "run", str(tmp_path / "spec.yaml"), "--device", "cpu")
+    assert done.returncode == 3
+    assert "training uses 24 questions of 'test', which this experiment evaluates" in done.stderr
+
+
+def test_archive_holds_results_alone_and_reads_back_beside_the_originals(computed: Path, tmp_path: Path) -> None:
+    ids = [run.run_id for run in spec().runs()]
+    label = {"commit": "abc", "date": "2026-11-25"}
+    first, second = (
+        write_archive(computed, ids, tmp_path / f"{name}.zip", _made(tmp_path / name), label) for name in ("a", "b")
+    )
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as archive:
+        assert not [name for name in archive.namelist() if "table=tokens" in name or "table=routing" in name]
+    home = tmp_path / "new"
+    assert read_archive(first, home) == sorted(f"{run_id}.archived" for run_id in ids)
+    assert read_archive(first, home) == sorted(f"{run_id}.archived" for run_id in ids), "a second time changes nothing"
+    assert verify(home) == []
+    with open_store(home) as ours, open_store(computed) as theirs:
+        columns = "dataset, metric, score, position_rule, aggregation, value, ci_low, ci_high, n"
+        sql = f"SELECT {columns} FROM metrics WHERE run_id LIKE ? ORDER BY ALL"  # noqa: S608  fixed names
+        for run_id in ids:
+            assert ours.query(sql, [f"{run_id}.archived"]).equals(theirs.query(sql, [run_id]))
+        runs = ours.query("SELECT name, experiment FROM runs")
+        known = set(ours.query("SELECT run_id FROM runs")["run_id"])
+        assert set(ours.query("SELECT baseline_run_id FROM comparisons")["baseline_run_id"]) <= known
+    assert set(runs["name"]) == {"based (archived 2026-11-25, abc)"}
+    assert runs["experiment"].str.startswith("archived-").all()
+
+
+def test_hostile_archives_are_refused_by_name(computed: Path, tmp_path: Path) -> None:
+    for number, member in enumerate(
+        ("../evil.json", "facts/table=routing/run_id=x/part-0123456789abcdef.parquet", "x")
+    ):
+        path = tmp_path / f"{number}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, b"{}")
+        with pytest.raises((CorruptStoreError, NotFoundError)):
+            read_archive(path, tmp_path / "home")
+    (tmp_path / "broken.zip").write_bytes(b"not a zip")
+    with pytest.raises(CorruptStoreError, match="cannot be read as an archive"):
+        read_archive(tmp_path / "broken.zip", tmp_path / "home")
+    with pytest.raises(NotFoundError, match="there is no archive"):
+        read_archive(tmp_path / "none.zip", tmp_path / "home")
+    assert not (tmp_path / "evil.json").exists()
+    with pytest.raises(NotFoundError, match="no run to archive"):
+        write_archive(computed, [], tmp_path / "out.zip", _made(tmp_path / "scratch"), {})
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_unfinished_runs_are_not_archived(computed: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(computed, home)
+    run_id = spec().runs()[0].run_id
+    file = home / "runs" / f"{run_id}.json"
+    file.write_text(file.read_text().replace('"status": "finished"', '"status": "failed"'))
+    with pytest.raises(InvalidDataError, match="is failed; only finished runs are archived"):
+        write_archive(home, [run_id], tmp_path / "out.zip", _made(tmp_path / "scratch"), {})

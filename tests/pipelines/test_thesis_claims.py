@@ -1,0 +1,181 @@
+"""The rule that turns a paired difference into a verdict, and the suite file: what is planned, what is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipelines.errors import SpecError
+from pipelines.settings import Settings
+from pipelines.thesis.claims import CLAIMS, Change, flops_verdict, overall, relative_change, verdict
+from pipelines.thesis.results import Results
+from pipelines.thesis.suite import load_suite, plan, present_sets
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "size", "word"),
+    [
+        (0.10, 0.50, 0.38, "reproduced"),
+        (0.40, 0.60, 0.38, "reproduced"),  # larger than claimed
+        (0.05, 0.30, 0.38, "not reproduced"),  # the right side, too small
+        (-0.01, 0.50, 0.38, "not reproduced"),  # zero is inside
+        (-0.50, -0.10, 0.38, "inverted"),
+        (-0.98, -0.60, -0.94, "reproduced"),
+        (-0.80, -0.60, -0.94, "not reproduced"),
+        (-0.97, 0.02, -0.94, "not reproduced"),
+        (0.05, 0.40, -0.94, "inverted"),
+        (None, None, -0.94, "not reproduced"),
+    ],
+)
+def test_verdict_follows_the_interval(low: float | None, high: float | None, size: float, word: str) -> None:
+    middle = 0.0 if low is None or high is None else (low + high) / 2
+    assert verdict(Change(middle, low, high, 100), size) == word
+
+
+def test_change_is_relative_to_a_positive_baseline() -> None:
+    assert relative_change(-0.2, -0.3, -0.1, 0.4, 50) == Change(-0.5, pytest.approx(-0.75), pytest.approx(-0.25), 50)
+    assert relative_change(-0.2, -0.3, -0.1, 0.0, 50) is None
+    assert relative_change(0.1, None, None, 0.5, 9) == Change(0.2, None, None, 9)
+
+
+def test_a_claim_holds_overall_only_where_it_holds_everywhere() -> None:
+    assert overall(["reproduced", "reproduced"]) == "reproduced"
+    assert overall(["inverted", "inverted"]) == "inverted"
+    assert overall(["reproduced", "inverted"]) == "not reproduced"
+    assert overall([]) is None
+    assert flops_verdict(0.009) == "reproduced"
+    assert flops_verdict(0.011) == "not reproduced"
+
+
+class FakeStore:
+    """Summaries of two runs on one set, as the queries return them: the numbers are chosen, the code is real."""
+
+    def __init__(self, differences: dict[str, tuple[float, float, float]]) -> None:
+        self.differences = differences
+
+    def query(self, sql: str, parameters: object = None) -> pd.DataFrame:
+        if "FROM runs" in sql:
+            return pd.DataFrame([self._run("deterministic", "none"), self._run("fcvr", "in-router")])
+        if "FROM comparisons" in sql:
+            return pd.DataFrame(
+                [
+                    {
+                        "run_id": "fcvr",
+                        "baseline_run_id": "deterministic",
+                        "dataset": "far" if claim.metric == "auroc" else "test",
+                        "metric": claim.metric,
+                        "score": claim.score,
+                        "difference": self.differences[claim.name][0],
+                        "ci_low": self.differences[claim.name][1],
+                        "ci_high": self.differences[claim.name][2],
+                        "n": 100,
+                    }
+                    for claim in CLAIMS
+                ]
+            )
+        if "FROM metrics" in sql:
+            values = [("test", "ece", "", 0.25), ("far", "auroc", "answer_entropy", 0.6)]
+            return pd.DataFrame(
+                [
+                    {"run_id": "deterministic", "dataset": where, "metric": metric, "score": score, "value": value}
+                    | {"position_rule": "answer"}
+                    for where, metric, score, value in values
+                ]
+            )
+        if "stability_examples" in sql:
+            return pd.DataFrame(
+                [{"run_id": "deterministic", "mode": "router", "gamma": 0.01, "jaccard": 0.5, "questions": 24}]
+            )
+        return pd.DataFrame({"run_id": [], "quantity": [], "ratio": []})
+
+    @staticmethod
+    def _run(method: str, estimator: str) -> dict[str, object]:
+        manifest = (
+            '{"card": {"base": {"base": "pretrained", "adapter_sha256": null}}, "datasets": '
+            '[{"dataset": "test", "role": "in-distribution"}, {"dataset": "far", "role": "far-ood"}]}'
+        )
+        return {
+            "run_id": method,
+            "name": "thesis-quick.main.made-up",
+            "model": "m",
+            "status": "finished",
+            "method": method,
+            "estimator": estimator,
+            "control": "none",
+            "experiment": "x",
+            "manifest": manifest,
+        }
+
+
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        (
+            {"stability": (0.2, 0.1, 0.3), "calibration": (-0.23, -0.24, -0.2), "ood": (0.08, 0.02, 0.14)},
+            ["reproduced", "reproduced", "reproduced"],
+        ),
+        (
+            {"stability": (0.01, -0.01, 0.03), "calibration": (-0.1, -0.15, -0.05), "ood": (0.01, 0.001, 0.02)},
+            ["not reproduced", "not reproduced", "not reproduced"],
+        ),
+        (
+            {"stability": (-0.1, -0.2, -0.05), "calibration": (0.1, 0.05, 0.15), "ood": (-0.2, -0.3, -0.1)},
+            ["inverted", "inverted", "inverted"],
+        ),
+    ],
+)
+def test_summaries_become_verdicts(differences: dict[str, tuple[float, float, float]], words: list[str]) -> None:
+    results = Results(FakeStore(differences), "thesis-quick", "m")  # type: ignore[arg-type]
+    found = results.findings()
+    assert [one.claim.name for one in found] == ["stability", "calibration", "ood"]
+    assert [one.word for one in found] == words
+    assert found[0].change.relative == pytest.approx(differences["stability"][0] / 0.5)
+    assert found[1].value == pytest.approx(0.25 + differences["calibration"][0])
+
+
+def test_absent_question_sets_are_said_and_left_out(tmp_path: Path) -> None:
+    suite = load_suite("thesis", Settings())
+    found, absent = present_sets(suite, None, tmp_path)
+    assert found == ["worldfacts"]
+    assert len(absent) == len(suite.sets) - 1
+    assert f"sciq is left out: no sciq_test.parquet in {tmp_path}" in absent
+    with pytest.raises(SpecError, match="no question set 'sciqq' in suite thesis; there are worldfacts, sciq"):
+        present_sets(suite, ["sciqq"], None)
+    with pytest.raises(SpecError, match="no suite 'theses'; there are thesis"):
+        load_suite("theses", Settings())
+
+
+def test_forms_plan_main_first_and_share_what_is_trained() -> None:
+    suite = load_suite("thesis", Settings())
+    planned, _ = plan(suite, "quick", "worldfacts-moe", ["worldfacts"])
+    assert [item.experiment for item in planned] == ["main", "ladder", "predictive"]
+    assert planned[0].spec.name == "thesis-quick.main.worldfacts"
+    assert planned[0].spec.data.id.limit == 100
+    full, said = plan(suite, "full", "worldfacts-moe", ["worldfacts", "sciq"], questions=30)
+    assert {item.questions for item in full} == {"worldfacts", "sciq"}
+    assert full[0].spec.data.id.limit == 30
+    assert full[0].spec.adapter is not None
+    assert full[0].spec.base == "pretrained"
+    by_name = {(item.experiment, item.questions): item.spec for item in full}
+    sampling, training = by_name["sampling-seed-1", "sciq"], by_name["training-seed-1", "sciq"]
+    assert sampling.seed == 1
+    assert sampling.routers.train is not None
+    assert training.routers.train is not None
+    assert (sampling.routers.train.sampling_seed, training.routers.train.sampling_seed) == (0, 1)
+    assert all("left out" in sentence for sentence in said)
+
+
+def test_tenths_split_a_set_without_overlap() -> None:
+    from pipelines.questions import load_questions
+    from pipelines.spec import DataSource
+
+    parts = [
+        load_questions(DataSource(name="worldfacts", split="test", tenths=bounds)).by_id().keys()
+        for bounds in ([0, 5], [5, 6], [6, 10])
+    ]
+    whole = load_questions(DataSource(name="worldfacts", split="test")).by_id().keys()
+    assert sum(map(len, parts)) == len(whole)
+    assert set().union(*parts) == set(whole)
+    assert 0.4 < len(parts[0]) / len(whole) < 0.6
