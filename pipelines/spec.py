@@ -262,7 +262,9 @@ class Spec(_Part):
     @property
     def trains(self) -> bool:
         """Whether anything is trained before it is evaluated."""
-        return any(part is not None and part.train is not None for part in (self.adapter, self.map_routers, self.routers))
+        return any(
+            part is not None and part.train is not None for part in (self.adapter, self.map_routers, self.routers)
+        )
 
     @property
     def answer_samples(self) -> int:

@@ -38,9 +38,10 @@ class Results:
         self.runs = mine.assign(
             part=parts[1] if len(mine) else [],
             questions=parts[2] if len(mine) else [],
-            card=[json.loads(text)["card"] for text in mine["manifest"]],
+            card=[json.loads(text) for text in mine["manifest"]],
         ).sort_values(["part", "questions", "run_id"])
         ids = self.runs["run_id"].tolist()
+        self._datasets = queries.datasets(store)
         self.metrics = queries.metrics(store, ids)
         everything = queries.comparisons(store)
         self.comparisons = everything[everything["run_id"].isin(ids)]
@@ -62,7 +63,8 @@ class Results:
 
     def datasets(self, run: pd.Series, *roles: str) -> list[str]:
         """A run's data sets in the given roles."""
-        return [row["dataset"] for row in json.loads(run["manifest"])["datasets"] if row["role"] in roles]
+        rows = self._datasets[self._datasets["experiment"] == run["experiment"]]
+        return rows[rows["role"].isin(roles)]["dataset"].tolist()
 
     def value(self, run_id: str, dataset: str, metric: str, score: str = "") -> pd.Series | None:
         """One row of ``metrics``, at the score's first declared position."""

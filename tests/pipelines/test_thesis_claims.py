@@ -58,6 +58,9 @@ class FakeStore:
     def query(self, sql: str, parameters: object = None) -> pd.DataFrame:
         if "FROM runs" in sql:
             return pd.DataFrame([self._run("deterministic", "none"), self._run("fcvr", "in-router")])
+        if "FROM datasets" in sql:
+            rows = [("test", "in-distribution"), ("far", "far-ood")]
+            return pd.DataFrame([{"experiment": "x", "dataset": name, "role": role} for name, role in rows])
         if "FROM comparisons" in sql:
             return pd.DataFrame(
                 [
@@ -92,10 +95,7 @@ class FakeStore:
 
     @staticmethod
     def _run(method: str, estimator: str) -> dict[str, object]:
-        manifest = (
-            '{"card": {"base": {"base": "pretrained", "adapter_sha256": null}}, "datasets": '
-            '[{"dataset": "test", "role": "in-distribution"}, {"dataset": "far", "role": "far-ood"}]}'
-        )
+        manifest = '{"base": {"base": "pretrained", "adapter_sha256": null}}'
         return {
             "run_id": method,
             "name": "thesis-quick.main.made-up",
