@@ -33,6 +33,9 @@ SCORES = (
 )
 
 
+_SAME = ("questions", "method", "estimator", "control")
+
+
 @dataclass
 class Section:
     """A heading, what to know before reading, and a table of text cells (none when ``rows`` is empty)."""
@@ -201,7 +204,7 @@ def _stability(results: Results) -> Section:
 def _calibration(results: Results) -> Section:
     rows = []
     for part in ("main", "ladder", "predictive"):
-        for _, run in results.of(part).iterrows():
+        for _, run in _fresh(results, part):
             inside = results.datasets(run, "in-distribution")[0]
             values = {metric: results.value(run["run_id"], inside, metric) for metric in CALIBRATION}
             if values["accuracy"] is None:
@@ -227,7 +230,7 @@ def _calibration(results: Results) -> Section:
 def _ood(results: Results) -> Section:
     rows = []
     for part in ("main", "ladder"):
-        for _, run in results.of(part).iterrows():
+        for _, run in _fresh(results, part):
             for role in ("near-ood", "far-ood"):
                 for dataset in results.datasets(run, role):
                     for score in SCORES:
@@ -292,6 +295,16 @@ def _variants(results: Results) -> list[Section]:
         header = ("questions", "experiment", "layers", "estimator", "accuracy", "ECE", "NLL", "Δ ECE", "Δ NLL", "n")
         made.append(Section(title, text, header, rows))
     return made
+
+
+def _fresh(results: Results, part: str) -> Iterator[tuple[Any, pd.Series]]:
+    """The runs of an experiment; of ``ladder`` (which asks the questions of ``main``) only those it adds."""
+    shown = set()
+    if part == "ladder":
+        shown = {tuple(row) for row in results.of("main")[[*_SAME]].itertuples(index=False)}
+    for place, run in results.of(part).iterrows():
+        if tuple(run[name] for name in _SAME) not in shown:
+            yield place, run
 
 
 def _belongs(part: str, prefix: str) -> bool:
