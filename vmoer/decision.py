@@ -1,9 +1,9 @@
 """From a posterior to one routing decision: the in-router estimator and the single draw.
 
-*In-router* (thesis eq. for MFVR/FCVR inference): S logit samples, softmax of each, averaged, then top-k once; gates
-follow the family's rule on the logarithm of the average. *Closed form*: the same average without sampling. *Single
-draw*: one sample per token decides; this is what training uses, and what the predictive estimator carries through the
-layers above, many times.
+*In-router* (thesis eq. for MFVR/FCVR inference): S logit samples, the family's probabilities of each (softmax, or one
+sigmoid per expert), averaged, then top-k once; gates follow the family's rule on the logits of the average. *Closed
+form*: the same average without sampling (softmax families). *Single draw*: one sample per token decides; this is what
+training uses, and what the predictive estimator carries through the layers above, many times.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ DRAW_BUDGET = 4_000_000
 class Decision:
     """One router call. Shapes: ``[tokens, experts]`` for logits and scores, ``[tokens, k]`` for weight and index.
 
-    ``logits`` are the routing logits the native tuple reports, ``scores`` what top-k saw; the ``base_`` fields are the
-    native router's own decision for the same input. ``variance_mc`` is ``[tokens]`` or ``None``; ``hidden`` is the
-    router's input ``[tokens, hidden]``.
+    ``logits`` are the routing logits the native tuple reports, ``scores`` the logits that selection was asked with; the
+    ``base_`` fields are the native router's own decision for the same input. ``variance_mc`` is ``[tokens]`` or
+    ``None``; ``hidden`` is the router's input ``[tokens, hidden]``.
     """
 
     logits: Tensor
@@ -76,8 +76,8 @@ def decide(
         if samples == 0:
             mean_probability, untouched = _expectation(posterior, base_logits)
         else:
-            mean_probability, untouched, variance_mc = _average(posterior, base_logits, noise, samples)
-        scores = logits = mean_probability.clamp_min(torch.finfo(torch.float32).tiny).log()
+            mean_probability, untouched, variance_mc = _average(architecture, posterior, base_logits, noise, samples)
+        scores = logits = architecture.logits_of(mean_probability)
     if scores.requires_grad:
         untouched = torch.zeros_like(untouched)  # a posterior that starts as the native router must be able to leave it
     index = architecture.select(site, scores)
@@ -101,9 +101,9 @@ def decide(
 
 
 def _average(
-    posterior: Posterior, base_logits: Tensor, noise: TokenNoise, samples: int
+    architecture: Architecture, posterior: Posterior, base_logits: Tensor, noise: TokenNoise, samples: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Mean softmax ``[tokens, experts]``, tokens left untouched ``[tokens]``, summed sample variance ``[tokens]``."""
+    """Mean probabilities ``[tokens, experts]``, untouched tokens ``[tokens]``, summed sample variance ``[tokens]``."""
     tokens = base_logits.shape[0]
     if posterior.support is not None:
         samples = min(samples, posterior.support)
@@ -112,7 +112,7 @@ def _average(
     for start in range(0, tokens, step):
         stop = min(start + step, tokens)
         draws = posterior.chunk(start, stop).draw(samples, noise.chunk(start, stop))
-        means.append(torch.softmax(draws, dim=-1).mean(0))
+        means.append(architecture.probabilities(draws).mean(0))
         untouched.append((draws == base_logits[start:stop]).all(-1).all(0))
         if samples > 1:
             variances.append(draws.var(0).sum(-1))

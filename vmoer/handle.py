@@ -191,6 +191,8 @@ def bayesianize(
         raise UnsupportedModelError(
             "This model already carries Bayesian routers; call restore() on their handle first."
         )
+    if tap.architecture.bayesian_refusal and method != "deterministic":
+        raise UnsupportedModelError(tap.architecture.bayesian_refusal)
     batches = list(calibration) if calibration is not None else None
     chosen = choose_layers(tap.model, layers, batches)
     spread = logit_spread(tap, batches) if cls.trainable else {}

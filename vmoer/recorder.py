@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vmoer.architectures import RouterSite
+from vmoer.architectures import Architecture, RouterSite
 from vmoer.decision import Decision
 from vmoer.errors import VmoerError
 from vmoer.tap import Frame, tap_of
@@ -20,7 +20,8 @@ from vmoer.trace import RoutingTrace
 class Recorder:
     """Collects decisions until the ``with`` block ends; :attr:`trace` joins them."""
 
-    def __init__(self, layers: list[int]) -> None:
+    def __init__(self, architecture: Architecture, layers: list[int]) -> None:
+        self.architecture = architecture
         self.layers = layers
         self._calls: list[dict[str, Any]] = []
         self._frame: Frame | None = None
@@ -33,7 +34,8 @@ class Recorder:
             self._frame = frame
         real = frame.mask.reshape(-1)
         self._open[site.layer] = {
-            name: value[real.to(value.device)].cpu() for name, value in _columns(site, decision).items()
+            name: value[real.to(value.device)].cpu()
+            for name, value in _columns(self.architecture, site, decision).items()
         }
 
     def _close(self) -> None:
@@ -82,19 +84,21 @@ class Recorder:
 def record(model: nn.Module) -> Iterator[Recorder]:
     """Record all routing decisions of ``model`` inside the block; works with and without Bayesian routers."""
     tap = tap_of(model)
-    recorder = Recorder([site.layer for site in tap.sites])
+    recorder = Recorder(tap.architecture, [site.layer for site in tap.sites])
     with tap.listening(recorder):
         yield recorder
 
 
-def _columns(site: RouterSite, decision: Decision) -> dict[str, Tensor]:
+def _columns(architecture: Architecture, site: RouterSite, decision: Decision) -> dict[str, Tensor]:
     """Per token ``[tokens, …]``: what :class:`RoutingTrace` stores of one decision."""
-    scores = decision.scores.detach().float()
-    log_p = torch.log_softmax(decision.logits.detach().float(), dim=-1)
+    scores = architecture.selection_scores(site, decision.scores.detach().float())
+    log_p = architecture.log_distribution(decision.logits.detach().float())
     tokens = scores.shape[0]
     missing = scores.new_full((tokens,), float("nan"))
-    order = scores.gather(-1, decision.index).argsort(dim=-1, descending=True, stable=True)
+    chosen = scores.gather(-1, decision.index)
+    order = chosen.argsort(dim=-1, descending=True, stable=True)
     index = decision.index.gather(-1, order)
+    selection = {"selection_score": chosen.gather(-1, order)} if architecture.separate_scores else {}
     shared = (decision.index[:, :, None] == decision.base_index[:, None, :]).any(-1).sum(-1)
     posterior = decision.posterior
     variance = posterior.variance() if posterior is not None else None
@@ -102,6 +106,7 @@ def _columns(site: RouterSite, decision: Decision) -> dict[str, Tensor]:
     return {
         "expert_index": index,
         "gate_weight": decision.weight.detach().float().gather(-1, order),
+        **selection,
         "base_expert_index": decision.base_index,
         "overlap": shared,
         "top_k_margin": margin(scores, site.top_k),
@@ -113,8 +118,8 @@ def _columns(site: RouterSite, decision: Decision) -> dict[str, Tensor]:
 
 
 def margin(scores: Tensor, k: int) -> Tensor:
-    """k-th largest score minus the (k+1)-th ``[tokens]``; 0 when every expert is chosen."""
+    """k-th largest score minus the (k+1)-th ``[tokens]``; 0 when every expert that can be chosen is chosen."""
     if k >= scores.shape[-1]:
         return scores.new_zeros(scores.shape[0])
     top = scores.topk(k + 1, dim=-1).values
-    return top[:, k - 1] - top[:, k]
+    return torch.where(top[:, k].isinf(), 0.0, top[:, k - 1] - top[:, k])

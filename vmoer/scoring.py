@@ -226,13 +226,20 @@ class _Passes:
     def options(self, ids: Tensor, prompt_mask: Tensor, mask: Tensor, owner: Tensor, question: Tensor) -> Tensor:
         """Logits ``[draws · options, length, vocabulary]``; ``owner`` and ``question`` select the prompts' rows."""
         assert self.cache is not None
-        self.cache.batch_select_indices(question)
+        self.cache.reorder_cache(question)  # batch_select_indices is missing in layers of linear attention
         tap_of(self.model).select_running(self.cache, question)
         if self.lower is not None:
-            self.lower.batch_select_indices(owner)
+            self.lower.reorder_cache(owner)
             borrow_lower_layers(self.cache, self.lower, self.split)
         full = torch.cat([prompt_mask[owner], mask], dim=1)
-        return self._run(ids, full, mask, keep=ids.shape[1])
+        if tap_of(self.model).architecture.continues_cache:
+            return self._run(ids, full, mask, keep=ids.shape[1])
+        past = prompt_mask.shape[1]
+        steps = [
+            self._run(ids[:, i : i + 1], full[:, : past + i + 1], mask[:, i : i + 1], keep=1)
+            for i in range(ids.shape[1])
+        ]
+        return torch.cat(steps, dim=1)
 
     def _run(self, ids: Tensor, full_mask: Tensor, mask: Tensor, keep: int) -> Tensor:
         position = (full_mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]

@@ -160,7 +160,7 @@ class Tap:
         return Frame(real, position, mix(sums), ids, past > 0)
 
     def select_running(self, cache: Any, index: Tensor) -> None:
-        """Follow a ``cache.batch_select_indices(index)``: row i continues what row ``index[i]`` had read."""
+        """Follow a ``cache.reorder_cache(index)``: row i continues what row ``index[i]`` had read."""
         running = self.running_keys.get(cache)
         if running is not None:
             self.running_keys[cache] = running[index]
@@ -194,11 +194,11 @@ class Tap:
             decision.weight, decision.index = override(site, decision, frame)
         for sink in self.sinks:
             sink(site, decision, frame)
-        return self.architecture.pack(decision.logits, decision.weight, decision.index)
+        return self.architecture.pack(site, decision.logits.to(logits.dtype), decision.weight, decision.index)
 
     def _base(self, site: RouterSite, hidden: Tensor, output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """What the router decides before any posterior: the native triple, or that of a fine-tuned router."""
-        logits, weight, index = self.architecture.unpack(output)
+        logits, weight, index = self.architecture.unpack(site, output)
         shift = self.shifts.get(site.layer)
         if shift is None:
             return logits, weight, index

@@ -19,6 +19,7 @@ class RoutingTrace:
     Token arrays ``[N]``: ``example`` (row number over all recorded calls), ``position`` (from 0, padding not counted),
     ``token_id`` (−1 when the model was fed embeddings), ``decode`` (token ran against a KV cache). Decision arrays
     ``[N, M]`` or ``[N, M, k]``: ``expert_index`` by falling selection score, ``gate_weight`` as applied,
+    ``selection_score`` (what ranked the chosen experts; ``None`` for families whose gates are a softmax of it),
     ``base_expert_index`` (the native router's choice for the same input), ``overlap`` (experts shared by both),
     ``top_k_margin`` (selection score of the last expert in minus the first out), ``routing_entropy`` (nats),
     ``logit_variance`` (trace of the posterior covariance), ``logit_variance_mc`` (the same from the samples) and
@@ -39,6 +40,7 @@ class RoutingTrace:
     logit_variance: Array
     logit_variance_mc: Array
     temperature: Array
+    selection_score: Array | None = None
 
     def __len__(self) -> int:
         return len(self.example)
@@ -50,20 +52,23 @@ class RoutingTrace:
 
     def take(self, tokens: Array) -> RoutingTrace:
         """The trace of a subset of tokens (boolean mask or indices ``[N]``)."""
-        return RoutingTrace(
-            self.layers,
-            *(getattr(self, field.name)[tokens] for field in fields(self) if field.name != "layers"),
-        )
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        taken: dict[str, Any] = {
+            name: None if value is None else value[tokens] for name, value in columns.items() if name != "layers"
+        }
+        return RoutingTrace(layers=self.layers, **taken)
 
-    def decisions(self) -> dict[str, Array]:
-        """Flat columns, one row per token × layer, token-major; absent quantities are masked (NULL)."""
+    def decisions(self) -> dict[str, Any]:
+        """Flat columns, one row per token × layer, token-major; absent quantities are masked or ``None``."""
         tokens, layers = self.overlap.shape
-        columns: dict[str, Array] = {
+        columns: dict[str, Any] = {
             "token": np.repeat(np.arange(tokens), layers),
             "layer": np.tile(self.layers.astype(np.uint16), tokens),
         }
         for name in ("expert_index", "gate_weight", "base_expert_index"):
             columns[name] = getattr(self, name).reshape(tokens * layers, -1)
+        selection = self.selection_score
+        columns["selection_score"] = None if selection is None else selection.reshape(tokens * layers, -1)
         for name in ("overlap", "top_k_margin", "routing_entropy"):
             columns[name] = getattr(self, name).reshape(-1)
         for name in ("logit_variance", "logit_variance_mc", "temperature"):

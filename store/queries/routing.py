@@ -24,7 +24,8 @@ def token_routing(store: Store, run_id: str, dataset: str, example_id: str, laye
     """The routing of one prompt, one row per token and MoE layer (or of one layer), in token order.
 
     Columns: position, token_id, token (None where text is not stored), phase, layer, expert_index, gate_weight,
-    base_expert_index, overlap, top_k_margin, routing_entropy, logit_variance, logit_variance_mc, temperature.
+    selection_score, base_expert_index, overlap, top_k_margin, routing_entropy, logit_variance, logit_variance_mc,
+    temperature.
     """
     return store.query(
         f"""

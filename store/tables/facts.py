@@ -50,6 +50,12 @@ FACTS: tuple[Table, ...] = (
             LAYER,
             ("expert_index", "USMALLINT[]", "experts applied, by falling selection score"),
             ("gate_weight", "FLOAT[]", "what multiplies each expert's output, same order"),
+            (
+                "selection_score",
+                "FLOAT[]",
+                "what ranked the chosen experts, same order; only where gates are no normalisation of it",
+                True,
+            ),
             ("base_expert_index", "USMALLINT[]", "what the native router chooses for the same input"),
             ("overlap", "USMALLINT", "experts shared by the two sets"),
             ("top_k_margin", "FLOAT", "selection score of the last expert in minus the first one out"),

@@ -215,6 +215,7 @@ class _Run:
                 "layer": np.tile(np.arange(n_layers, dtype=np.uint16), n_tokens),
                 "expert_index": index.reshape(-1, self.top_k).astype(np.uint16),
                 "gate_weight": gates.reshape(-1, self.top_k).astype(np.float32),
+                "selection_score": None,
                 "base_expert_index": base_index.reshape(-1, self.top_k).astype(np.uint16),
                 "overlap": overlap.reshape(-1).astype(np.uint16),
                 "top_k_margin": margin.reshape(-1).astype(np.float32),

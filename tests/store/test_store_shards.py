@@ -91,6 +91,7 @@ def _routing(n=4, k=2, **changes):
         "layer": 0,
         "expert_index": index,
         "gate_weight": np.full((n, k), 0.5, np.float32),
+        "selection_score": None,
         "base_expert_index": index,
         "overlap": k,
         "top_k_margin": np.ones(n, np.float32),

@@ -256,7 +256,7 @@ def test_compacting_keeps_the_rows_and_the_open_readers(home):
 def _equal(a, b):
     if isinstance(a, float) and isinstance(b, float):
         return np.isclose(a, b, rtol=1e-9, equal_nan=True)
-    return np.array_equal(a, b) or (a is b) or (a != a and b != b)
+    return a is b or np.array_equal(a, b) or (a != a and b != b)
 
 
 def test_compacting_refuses_a_damaged_shard_and_changes_nothing(home):

@@ -7,31 +7,44 @@ import torch
 
 from vmoer import testing
 from vmoer.architectures import architectures
+from vmoer.errors import UnsupportedModelError
+from vmoer.handle import bayesianize
 from vmoer.routers import BayesianRouter, Posterior, routers
 
-CHECKS = [
-    testing.check_identity,
-    testing.check_padding,
-    testing.check_batching,
-    testing.check_seeds,
-    testing.check_isolation,
-    testing.check_memory_chunks,
-    testing.check_round_trip,
-    testing.check_restore,
-    testing.check_objective,
-]
+#: families that every promise of every method is checked on: softmax over the chosen, and sigmoids with a bias,
+#: expert groups and a dense block; the other families see each method once
+THOROUGH = ("GraniteMoeForCausalLM", "DeepseekV3ForCausalLM")
+BAYESIAN = [name for name in architectures.names() if not architectures.get(name).bayesian_refusal]
 
 
+@pytest.mark.parametrize("check", testing.FAMILY_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("family", architectures.names())
-def test_family_rule_equals_native_router(family):
-    testing.check_architecture(family)
+def test_family_conforms(check, family):
+    check(family)
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", testing.METHOD_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("method", routers.names())
-@pytest.mark.parametrize("family", architectures.names())
+@pytest.mark.parametrize("family", THOROUGH)
 def test_method_conforms(check, method, family):
     check(method, family)
+
+
+@pytest.mark.parametrize("method", routers.names())
+@pytest.mark.parametrize("family", [family for family in BAYESIAN if family not in THOROUGH])
+def test_method_conforms_in_every_family(method, family):
+    testing.check_identity(method, family)
+    testing.check_restore(method, family)
+
+
+@pytest.mark.parametrize("method", routers.names())
+@pytest.mark.parametrize("family", sorted({*architectures.names()} - {*BAYESIAN}))
+def test_a_family_without_bayesian_routers_refuses_them_with_a_sentence(method, family):
+    if method == "deterministic":
+        testing.check_identity(method, family)
+        return
+    with pytest.raises(UnsupportedModelError, match="Bayesian routers are refused"):
+        bayesianize(testing.tiny_model(family), method)
 
 
 @dataclass
@@ -162,7 +175,7 @@ def test_the_suite_finds_a_wrong_gate_rule(monkeypatch):
     rule = architectures.get("GraniteMoeForCausalLM")
     monkeypatch.setattr(rule, "gates", lambda _self, _site, logits, index: logits.softmax(-1).gather(-1, index))
     with pytest.raises(AssertionError, match="gate weights differ"):
-        testing.check_architecture("GraniteMoeForCausalLM")
+        testing.check_rule("GraniteMoeForCausalLM")
 
 
 def test_tiny_models_and_batches_leave_the_global_random_state():

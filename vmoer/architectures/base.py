@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vmoer.errors import UnsupportedModelError
 from vmoer.registry import Registry
 
 
@@ -19,7 +18,7 @@ class RouterSite:
 
     layer: int
     path: str
-    router: nn.Module
+    router: Any  # an nn.Module of the family's own class, whose attributes hold the settings of its rule
     block: nn.Module
     n_experts: int
     top_k: int
@@ -27,37 +26,87 @@ class RouterSite:
 
 
 class Architecture(ABC):
-    """One family. Stateless; instances are made per model by :func:`architecture_of`."""
+    """One family. Stateless; instances are made per model by :func:`architecture_of`.
+
+    The defaults are those of a softmax router that returns ``(router_logits, gate_weight, expert_index)``; families
+    whose scores are sigmoids start from :class:`vmoer.architectures.rules.SigmoidArchitecture`.
+    """
 
     #: transformers class names served by this file
     classes: tuple[str, ...] = ()
+    #: attribute of a decoder block that holds its MoE block, and of the MoE block that holds its router
+    block_name: str = "mlp"
+    router_name: str = "gate"
+    #: the routing rule in words, for people
+    rule: str = ""
+    #: True where gate weights are no normalisation of the scores that select: both are recorded then
+    separate_scores: bool = False
+    #: False where the native model forgets its past when several tokens at once are fed against a cache
+    continues_cache: bool = True
+    #: why Bayesian routers are refused, one sentence; empty where they are supported
+    bayesian_refusal: str = ""
 
-    @abstractmethod
     def backbone(self, model: nn.Module) -> nn.Module:
         """The decoder stack that receives ``input_ids`` and ``attention_mask``."""
+        return child(unwrap(model), "model")
 
-    @abstractmethod
     def decoder_layers(self, model: nn.Module) -> nn.ModuleList:
         """All decoder blocks, dense ones included, in order."""
+        layers = self.backbone(model).layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
 
-    @abstractmethod
     def sites(self, model: nn.Module) -> list[RouterSite]:
-        """Every router with its absolute layer, in order."""
+        """Every router with its absolute layer, in order; dense blocks have none."""
+        found = []
+        for layer, block in enumerate(self.decoder_layers(model)):
+            moe = getattr(block, self.block_name, None)
+            router: Any = getattr(moe, self.router_name, None)
+            if moe is None or router is None:
+                continue
+            found.append(
+                RouterSite(
+                    layer=layer,
+                    path=f"model.layers.{layer}.{self.block_name}.{self.router_name}",
+                    router=router,
+                    block=moe,
+                    n_experts=router.num_experts,
+                    top_k=router.top_k,
+                    hidden_size=router.weight.shape[1],
+                )
+            )
+        return found
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What the router makes of its logits ``[…, experts]``; the in-router estimator averages these."""
+        return torch.softmax(logits, dim=-1)
+
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        """Logits whose :meth:`probabilities` are the given ones."""
+        return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    def log_distribution(self, logits: Tensor) -> Tensor:
+        """Logarithm of the routing distribution over all experts (sums to 1), whose entropy is reported."""
+        return torch.log_softmax(logits, dim=-1)
+
+    def selection_scores(self, site: RouterSite, logits: Tensor) -> Tensor:
+        """Scores ``[tokens, experts]`` whose order selects; −∞ where an expert cannot be chosen."""
+        return logits
 
     @abstractmethod
-    def select(self, site: RouterSite, scores: Tensor) -> Tensor:
-        """Indices ``[tokens, k]`` of the experts chosen by selection scores ``[tokens, experts]``."""
+    def select(self, site: RouterSite, logits: Tensor) -> Tensor:
+        """Indices ``[tokens, k]`` of the experts chosen under logits ``[tokens, experts]``, in the native order."""
 
     @abstractmethod
     def gates(self, site: RouterSite, logits: Tensor, index: Tensor) -> Tensor:
-        """Gate weights ``[tokens, k]`` (float32) of the chosen experts under logits ``[tokens, experts]``."""
+        """Gate weights ``[tokens, k]`` of the chosen experts under logits ``[tokens, experts]``."""
 
-    def unpack(self, output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    def unpack(self, site: RouterSite, output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """``(router_logits, gate_weight, expert_index)`` of the native router's output."""
         logits, weight, index = output
         return logits, weight, index
 
-    def pack(self, logits: Tensor, weight: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+    def pack(self, site: RouterSite, logits: Tensor, weight: Tensor, index: Tensor) -> tuple[Tensor, ...]:
         """The native output tuple, in the family's own order."""
         return logits, weight, index
 
@@ -70,8 +119,21 @@ architectures: Registry[Architecture] = Registry(
     "model family",
     "vmoer.architectures",
     {
+        "DeepseekV2ForCausalLM": "vmoer.architectures.deepseek_v2:DeepseekV2",
+        "DeepseekV3ForCausalLM": "vmoer.architectures.deepseek_v3:DeepseekV3",
+        "Glm4MoeForCausalLM": "vmoer.architectures.glm4_moe:Glm4Moe",
+        "GptOssForCausalLM": "vmoer.architectures.gpt_oss:GptOss",
         "GraniteMoeForCausalLM": "vmoer.architectures.granite_moe:GraniteMoe",
+        "GraniteMoeHybridForCausalLM": "vmoer.architectures.granite_moe_hybrid:GraniteMoeHybrid",
         "GraniteMoeSharedForCausalLM": "vmoer.architectures.granite_moe:GraniteMoe",
+        "JambaForCausalLM": "vmoer.architectures.jamba:Jamba",
+        "Llama4ForCausalLM": "vmoer.architectures.llama4:Llama4",
+        "MixtralForCausalLM": "vmoer.architectures.mixtral:Mixtral",
+        "OlmoeForCausalLM": "vmoer.architectures.olmoe:Olmoe",
+        "PhimoeForCausalLM": "vmoer.architectures.phimoe:Phimoe",
+        "Qwen2MoeForCausalLM": "vmoer.architectures.qwen2_moe:Qwen2Moe",
+        "Qwen3MoeForCausalLM": "vmoer.architectures.qwen3_moe:Qwen3Moe",
+        "Qwen3_5MoeForCausalLM": "vmoer.architectures.qwen3_5_moe:Qwen35Moe",
     },
 )
 
@@ -83,22 +145,36 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def architecture_of(model: nn.Module) -> Architecture:
-    """The family of ``model``; a dense or unknown model is refused by name."""
+    """The family of ``model``; any other model is refused with a sentence that says what was looked for."""
     name = type(unwrap(model)).__name__
-    known = architectures.names()
-    if name not in known:
-        raise UnsupportedModelError(
-            f"{name} has no router this version can wrap: it is dense or of an unknown family. "
-            f"Supported: {', '.join(known)}."
-        )
+    if name not in architectures.names():
+        from vmoer.architectures.refusals import unsupported
+
+        raise unsupported(unwrap(model))
     return architectures.get(name)()
 
 
-def top_k_indices(scores: Tensor, k: int) -> Tensor:
-    """The ``k`` largest entries of each row, as every native router here takes them."""
-    return scores.topk(k, dim=-1).indices
+def child(parent: nn.Module, name: str) -> nn.Module:
+    """The submodule ``name`` of ``parent``."""
+    module = getattr(parent, name)
+    assert isinstance(module, nn.Module)
+    return module
 
 
-def softmax_over_selected(logits: Tensor, index: Tensor) -> Tensor:
-    """Softmax over the chosen experts' logits only (Granite, GPT-OSS)."""
-    return torch.softmax(logits.gather(-1, index), dim=-1)
+def tiny_values(**changes: Any) -> dict[str, Any]:
+    """Configuration values that tiny models of most families share, with ``changes``."""
+    return {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_experts_per_tok": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        **changes,
+    }

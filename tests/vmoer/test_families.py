@@ -1,0 +1,102 @@
+"""What differs between families: scores and gates apart, refusals by name, and what wraps a model."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    DeepseekV4Config,
+    DeepseekV4ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteMoeHybridForCausalLM,
+    JetMoeConfig,
+    JetMoeForCausalLM,
+)
+
+from vmoer.architectures import architecture_of, architectures
+from vmoer.errors import UnsupportedModelError
+from vmoer.handle import bayesianize
+from vmoer.recorder import record
+from vmoer.tap import tap_of
+from vmoer.testing import tiny_batch, tiny_model, trace_of
+
+SIGMOID = ["DeepseekV3ForCausalLM", "Glm4MoeForCausalLM", "Llama4ForCausalLM"]
+
+
+@pytest.mark.parametrize("family", SIGMOID)
+def test_selection_scores_and_gates_are_recorded_apart(family):
+    """Sorted by what selected; the gate is the sigmoid of the logit, not a function of the selection score alone."""
+    model = tiny_model(family)
+    trace = trace_of(model, tiny_batch())
+    scores = trace.selection_score
+    assert scores.shape == trace.gate_weight.shape
+    assert (np.diff(scores, axis=-1) <= 0).all()
+    assert not np.allclose(scores, trace.gate_weight)
+    assert trace.take(np.array([0, 1])).selection_score.shape[0] == 2
+    assert trace.decisions()["selection_score"].shape == trace.decisions()["gate_weight"].shape
+
+
+def test_the_correction_bias_selects_but_never_weights():
+    model = tiny_model("DeepseekV3ForCausalLM")
+    plain = trace_of(model, tiny_batch())
+    site = tap_of(model).sites[0]
+    with torch.no_grad():
+        site.router.e_score_correction_bias[5] += 100.0
+    biased = trace_of(model, tiny_batch())
+    first = biased.layers.tolist().index(site.layer)
+    assert (biased.expert_index[:, first, 0] == 5).all()
+    assert not (plain.expert_index[:, first, 0] == 5).all()
+    assert biased.selection_score[:, first, 0].min() > 99
+    assert biased.gate_weight[:, first].max() < 2.6  # sums to the scaling factor, 2.5
+
+
+def test_families_whose_gates_follow_from_the_logits_record_them_once():
+    trace = trace_of(tiny_model("OlmoeForCausalLM"), tiny_batch())
+    assert trace.selection_score is None
+    assert trace.decisions()["selection_score"] is None
+
+
+@pytest.mark.parametrize(("experts", "k"), [(512, 16), (8, 8), (4, 1)])
+def test_many_experts_all_experts_and_one(experts, k):
+    model = tiny_model("Qwen3MoeForCausalLM", num_experts=experts, num_experts_per_tok=k, intermediate_size=8)
+    with bayesianize(model, "fcvr", samples=2, trunk_width=2), record(model) as recorder, torch.no_grad():
+        model(**tiny_batch())
+    trace = recorder.trace
+    assert trace.expert_index.dtype == np.uint16
+    assert trace.expert_index.shape[-1] == k
+    assert trace.expert_index.max() < experts
+    assert all(len(set(row)) == k for row in trace.expert_index.reshape(-1, k).tolist())
+
+
+def test_a_dense_model_is_refused_with_what_was_looked_for():
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel is dense: none of its modules is a router"):
+        architecture_of(model)
+
+
+def test_a_hash_router_is_refused_by_name():
+    with torch.device("meta"):
+        model = DeepseekV4ForCausalLM(DeepseekV4Config(num_hidden_layers=4))
+    with pytest.raises(UnsupportedModelError, match=r"looking the token id up in a table .*DeepseekV4HashRouter"):
+        architecture_of(model)
+
+
+def test_an_unknown_family_is_refused_with_its_router():
+    with torch.device("meta"):
+        model = JetMoeForCausalLM(JetMoeConfig(num_hidden_layers=1))
+    with pytest.raises(UnsupportedModelError, match=r"JetMoeForCausalLM has routers .* does not know"):
+        architecture_of(model)
+
+
+def test_a_dense_checkpoint_of_a_sparse_family_is_refused():
+    family = "GraniteMoeHybridForCausalLM"
+    config = architectures.get(family)().tiny_config(family, num_local_experts=0)
+    with pytest.raises(UnsupportedModelError, match="has no MoE layer: every block is dense"):
+        tap_of(GraniteMoeHybridForCausalLM(config))
+
+
+def test_sparsemixer_records_and_refuses_bayesian_routers():
+    model = tiny_model("PhimoeForCausalLM")
+    assert len(trace_of(model, tiny_batch())) == 15
+    with pytest.raises(UnsupportedModelError, match="sparsemixer"):
+        bayesianize(model, "temperature")

@@ -1,0 +1,31 @@
+"""GPT-OSS: top-k of the logits, then softmax over the k; the router has a bias and its MoE block returns a pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vmoer.architectures.base import Architecture, RouterSite, tiny_values
+from vmoer.architectures.rules import softmax_over_selected, top_k_indices
+
+
+class GptOss(Architecture):
+    """The router sits at ``mlp.router``; its logits, and so its softmax, are in the model's dtype, not in float32."""
+
+    classes = ("GptOssForCausalLM",)
+    router_name = "router"
+    rule = "top-k of the logits (with bias) → softmax over the k"
+
+    def select(self, site: RouterSite, logits: Tensor) -> Tensor:
+        return top_k_indices(logits, site.top_k)
+
+    def gates(self, site: RouterSite, logits: Tensor, index: Tensor) -> Tensor:
+        return softmax_over_selected(logits, index)
+
+    def tiny_config(self, class_name: str, **overrides: Any) -> Any:
+        from transformers import GptOssConfig
+
+        rope = {"rope_type": "default", "rope_theta": 10000.0}
+        values = tiny_values(num_local_experts=8, head_dim=8, sliding_window=16, rope_parameters=rope)
+        return GptOssConfig(**{**values, **overrides})
