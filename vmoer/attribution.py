@@ -157,7 +157,7 @@ def routing_target(
             return variance[last].double()
         logits = decision.logits[last].double()
         if quantity == "routing_entropy":
-            return torch.special.entr(logits.softmax(-1)).sum(-1)
+            return torch.special.entr(tap.architecture.log_distribution(logits).exp()).sum(-1)
         return logits[:, chosen]
 
     return target
