@@ -1,7 +1,8 @@
 """How stable each layer's routing is under noise on the router's input: tables ``layer_susceptibility``,
-``stability_examples`` and ``comparisons``.
+``stability_examples``, ``comparisons`` and ``noise_floor``.
 
 Measured for the deterministic models and for in-router Bayesian runs: whether routing got steadier is a comparison.
+The first deterministic run also holds the numeric noise floor of the native model, if that is small enough to copy.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from pipelines.routing import encode_batches
 from pipelines.runs import RunPlan
 from pipelines.stages import Batch, Columns
 from pipelines.stages.leverage import bayesian_layers
-from vmoer.metrics import layer_stability, paired_difference
+from vmoer import noise_floor
+from vmoer.metrics import layer_stability, numeric_stability, paired_difference
 from vmoer.susceptibility import measure
 
 TABLES = ("layer_susceptibility", "stability_examples")
+
+#: parameters of the largest model whose noise floor a run measures by itself; `vmoer noise-floor` measures any
+FLOOR_PARAMETERS = 500_000_000
 
 
 def applies(run: RunPlan) -> bool:
@@ -64,7 +69,7 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
 
 
 def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
-    """Differences of the mean Jaccard index, paired by question."""
+    """Differences of the mean Jaccard index, paired by question; the noise floor of the native model."""
     spec, mine, rows = context.spec, _by_level(context, run.run_id), []
     for other in run.compare_with:
         theirs = _by_level(context, other)
@@ -79,7 +84,27 @@ def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
             row = {"metric": "jaccard", "score": f"{mode} {gamma:g}", "difference": float(difference)}
             interval = {"ci_low": found.low, "ci_high": found.high, "n": len(shared), "direction": "higher"}
             rows.append({"baseline_run_id": other, "dataset": context.in_distribution.name, **row, **interval})
-    return {"comparisons": columns(rows)}
+    summary = {"comparisons": columns(rows)}
+    resident = context.resident
+    if run.deterministic and run.control == "none" and resident.identity["n_parameters"] <= FLOOR_PARAMETERS:
+        batches = encode_batches(context, resident, spec.noise.limit, context.in_distribution.name)
+        with resident.native() as model:
+            floors = noise_floor.measure(model, batches)
+        summary["noise_floor"] = columns(floor_rows(floors, spec.bootstrap, spec.seed))
+    return summary
+
+
+def floor_rows(floors: list[noise_floor.NoiseFloor], n_resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of table ``noise_floor``, one per comparison and layer."""
+    return [
+        {
+            "comparison": floor.comparison,
+            "layer": layer,
+            **numeric_stability(floor.token_jaccard[place], floor.example, n_resamples, seed),
+        }
+        for floor in floors
+        for place, layer in enumerate(floor.layers)
+    ]
 
 
 def _mean(jaccard: NDArray[Any], tokens: NDArray[Any]) -> NDArray[Any]:

@@ -17,6 +17,17 @@ def layer_susceptibility(store: Store, run_ids: RunIds = None, mode: str = "rout
     )
 
 
+def noise_floor(store: Store, run_ids: RunIds = None) -> pd.DataFrame:
+    """How often number format or expert kernel alone change a layer's expert sets: the columns of ``noise_floor``.
+
+    Only native (deterministic) runs carry it; the interval is of ``share_changed``.
+    """
+    return store.query(
+        f"SELECT * FROM noise_floor WHERE {chosen('run_id', 'runs')} ORDER BY run_id, comparison, layer",
+        {"runs": ids(run_ids)},
+    )
+
+
 def layer_leverage(store: Store, run_ids: RunIds = None) -> pd.DataFrame:
     """What random routing costs, per layer and for layer groups (layer −1): the columns of table ``layer_leverage``."""
     return store.query(

@@ -135,6 +135,22 @@ RESULTS: tuple[Table, ...] = (
         ),
     ),
     Table(
+        "noise_floor",
+        "result",
+        "how often number format or expert kernel alone change one layer's expert sets",
+        ("run_id", "comparison", "layer"),
+        columns(
+            RUN,
+            ("comparison", "VARCHAR", "bfloat16 or an expert kernel, each against float32 with eager experts"),
+            LAYER,
+            ("changed", "UBIGINT", "real tokens whose set of experts changed"),
+            ("share_changed", "DOUBLE", "changed / n"),
+            *INTERVAL,
+            ("jaccard", "DOUBLE", "mean Jaccard index of the two sets"),
+            ("n", "UBIGINT", "real tokens"),
+        ),
+    ),
+    Table(
         "layer_leverage",
         "result",
         "what uniformly random routing costs in one layer, or in several at once",

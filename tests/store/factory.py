@@ -421,6 +421,21 @@ class _Run:
                         }
                     )
         write_shard(self.home, "layer_susceptibility", self.id, "all", _columns(rows))
+        rows = [
+            {
+                "comparison": comparison,
+                "layer": layer,
+                "changed": 10 * (layer % 5),
+                "share_changed": 0.01 * (layer % 5),
+                "ci_low": 0.0,
+                "ci_high": 0.01 * (layer % 5) + 0.005,
+                "jaccard": 1 - 0.005 * (layer % 5),
+                "n": 1000,
+            }
+            for comparison in ("bfloat16", "grouped_mm")
+            for layer in range(len(depth))
+        ]
+        write_shard(self.home, "noise_floor", self.id, "all", _columns(rows))
         rows = []
         for scope, layer, change in [
             *(("layer", layer, -0.12 * float(np.exp(-8 * (d - 0.4) ** 2))) for layer, d in enumerate(depth)),

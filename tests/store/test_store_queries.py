@@ -23,6 +23,7 @@ CALLS = {
     "comparisons": lambda s, a, b: queries.comparisons(s, b),
     "reliability": lambda s, a, b: queries.reliability(s, [a, b], ID),
     "layer_susceptibility": lambda s, a, b: queries.layer_susceptibility(s, [a]),
+    "noise_floor": lambda s, a, b: queries.noise_floor(s, [a]),
     "layer_leverage": lambda s, a, b: queries.layer_leverage(s, [a]),
     "layer_stats": lambda s, a, b: queries.layer_stats(s, [a, b]),
     "expert_load": lambda s, a, b: queries.expert_load(s, a),

@@ -30,6 +30,7 @@ from vmoer.metrics.stability import (
     jaccard,
     layer_stability,
     mean_interval_by_example,
+    numeric_stability,
     overlap,
     susceptibility_threshold,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "mean_interval_by_example",
     "mutual_information",
     "nll",
+    "numeric_stability",
     "one_minus_max_prob",
     "ood_metrics",
     "overconfidence",

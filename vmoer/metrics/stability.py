@@ -100,6 +100,25 @@ def layer_stability(
     }
 
 
+def numeric_stability(
+    token_jaccard: ArrayLike, example: ArrayLike, n_resamples: int = N_RESAMPLES, seed: Seed = 0
+) -> dict[str, Any]:
+    """Columns ``changed`` … ``n`` of one row of ``noise_floor``; arguments as :func:`layer_stability`."""
+    values = as_scores(token_jaccard, "Jaccard indices")
+    if not values.size:
+        raise MetricInputError("the noise floor of a layer needs at least one token")
+    differs = (values < 1).astype(np.float64)
+    within = mean_interval_by_example(differs, example, n_resamples, seed).clipped(0, 1)
+    return {
+        "changed": int(differs.sum()),
+        "share_changed": float(differs.mean()),
+        "ci_low": within.low,
+        "ci_high": within.high,
+        "jaccard": float(values.mean()),
+        "n": values.size,
+    }
+
+
 def mean_interval_by_example(
     values: Floats, example: ArrayLike, n_resamples: int = N_RESAMPLES, seed: Seed = 0
 ) -> Interval:

@@ -32,7 +32,7 @@ from vmoer.testing.methods import (
     check_seeds,
     is_stochastic,
 )
-from vmoer.testing.tiny import LENGTHS, expert_kernels, tiny_batch, tiny_model, tiny_row
+from vmoer.testing.tiny import LENGTHS, tiny_batch, tiny_model, tiny_row
 
 __all__ = [
     "ATOL",
@@ -61,7 +61,6 @@ __all__ = [
     "check_scoring",
     "check_seeds",
     "check_two_models",
-    "expert_kernels",
     "hooks_of",
     "is_stochastic",
     "tiny_batch",

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from vmoer.architectures import architecture_of, architectures
 from vmoer.handle import bayesianize
+from vmoer.noise_floor import expert_kernels
 from vmoer.recorder import record
 from vmoer.scoring import score_options
 from vmoer.tap import tap_of
 from vmoer.testing.compare import ATOL, assert_same, assert_same_decisions, hooks_of, trace_of
-from vmoer.testing.tiny import LENGTHS, expert_kernels, tiny_batch, tiny_model, tiny_row
+from vmoer.testing.tiny import LENGTHS, tiny_batch, tiny_model, tiny_row
 
 
 def check_architecture(family: str) -> None:

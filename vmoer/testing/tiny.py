@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,16 +25,6 @@ def tiny_model(family: str = "GraniteMoeForCausalLM", seed: int = 0, **overrides
             for buffer in site.router.buffers():  # correction biases start at zero, where they correct nothing
                 buffer.normal_(std=0.1)
     return model.eval()
-
-
-def expert_kernels(model: Any) -> tuple[str, ...]:
-    """Names for ``model.set_experts_implementation``; empty where the family has one implementation only."""
-    names = []
-    for name in ("eager", "grouped_mm"):
-        with suppress(ValueError):
-            model.set_experts_implementation(name)
-            names.append(name)
-    return tuple(names)
 
 
 def tiny_batch(
