@@ -40,6 +40,11 @@ class Handle:
         first = next(iter(heads.values()))
         if estimator == "closed-form" and not first.closed_form:
             raise VmoerError(f"Method {method!r} has no closed form to average in; use in-router or predictive.")
+        if estimator == "closed-form" and not tap.architecture.softmax:
+            raise UnsupportedModelError(
+                f"The closed form is the expectation of a softmax, but {type(tap.model).__name__} scores each expert "
+                "by a sigmoid; use in-router or predictive."
+            )
         self.tap = tap
         self.method = method
         self.routers = nn.ModuleDict({str(layer): head for layer, head in heads.items()})

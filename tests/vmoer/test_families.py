@@ -100,3 +100,9 @@ def test_sparsemixer_records_and_refuses_bayesian_routers():
     assert len(trace_of(model, tiny_batch())) == 15
     with pytest.raises(UnsupportedModelError, match="sparsemixer"):
         bayesianize(model, "temperature")
+
+
+@pytest.mark.parametrize("family", SIGMOID)
+def test_the_closed_form_is_refused_where_experts_are_sigmoids(family):
+    with pytest.raises(UnsupportedModelError, match="expectation of a softmax"):
+        bayesianize(tiny_model(family), "mfvr", estimator="closed-form")

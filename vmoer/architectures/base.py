@@ -39,6 +39,8 @@ class Architecture(ABC):
     router_name: str = "gate"
     #: the routing rule in words, for people
     rule: str = ""
+    #: False where probabilities are one sigmoid per expert
+    softmax: bool = True
     #: True where gate weights are no normalisation of the scores that select: both are recorded then
     separate_scores: bool = False
     #: False where the native model forgets its past when several tokens at once are fed against a cache

@@ -50,6 +50,7 @@ class SoftmaxOverAll(Architecture):
 class SigmoidArchitecture(Architecture):
     """One sigmoid per expert: probabilities do not sum to 1, and the routing distribution is their normalisation."""
 
+    softmax = False
     separate_scores = True
 
     def probabilities(self, logits: Tensor) -> Tensor:

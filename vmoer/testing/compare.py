@@ -14,12 +14,14 @@ ATOL = 2e-4
 
 
 def trace_of(model: nn.Module, batch: dict[str, Tensor]) -> RoutingTrace:
+    """The decisions of one forward pass."""
     with torch.no_grad(), record(model) as recorder:
         model(**batch)
     return recorder.trace
 
 
 def assert_same(expected: Tensor, found: Tensor, what: str) -> None:
+    """Raises unless two tensors agree in type and in every bit; ``what`` begins the sentence."""
     assert expected.dtype == found.dtype, f"{what} changed type from {expected.dtype} to {found.dtype}."
     assert torch.equal(expected, found), f"{what} differ from what they should be, to the last bit."
 
