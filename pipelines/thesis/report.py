@@ -33,6 +33,8 @@ SCORES = (
 )
 
 
+#: experiments on the questions of ``main``, with more rows
+_BESIDE = ("ladder", "controls")
 _SAME = ("questions", "method", "estimator", "control")
 
 
@@ -56,6 +58,7 @@ def sections(results: Results) -> list[Section]:
         _calibration(results),
         _ood(results),
         *_variants(results),
+        _search(results),
         _cost(results),
     ]
 
@@ -203,7 +206,7 @@ def _stability(results: Results) -> Section:
 
 def _calibration(results: Results) -> Section:
     rows = []
-    for part in ("main", "ladder", "predictive"):
+    for part in ("main", *_BESIDE, "predictive"):
         for _, run in _fresh(results, part):
             inside = results.datasets(run, "in-distribution")[0]
             values = {metric: results.value(run["run_id"], inside, metric) for metric in CALIBRATION}
@@ -229,7 +232,7 @@ def _calibration(results: Results) -> Section:
 
 def _ood(results: Results) -> Section:
     rows = []
-    for part in ("main", "ladder"):
+    for part in ("main", *_BESIDE):
         for _, run in _fresh(results, part):
             for role in ("near-ood", "far-ood"):
                 for dataset in results.datasets(run, role):
@@ -297,10 +300,47 @@ def _variants(results: Results) -> list[Section]:
     return made
 
 
+def _search(results: Results) -> Section:
+    """Trained posteriors against everything they have to beat, one row per opponent."""
+    rows = []
+    for part in [part for part in sorted(results.runs["part"].unique()) if part.startswith("search-")]:
+        for questions in sorted(results.of(part)["questions"].unique()):
+            runs = results.of(part, questions)
+            for _, run in runs[(runs["method"] != "deterministic") & (runs["control"] == "none")].iterrows():
+                others = runs[(runs["run_id"] != run["run_id"]) & runs["method"].isin(["deterministic", run["method"]])]
+                for _, other in others.iterrows():
+                    inside = results.datasets(run, "in-distribution")[0]
+                    pairs = [
+                        results.difference(run["run_id"], other["run_id"], inside, metric)
+                        for metric in ("ece", "nll", "ece_ts", "nll_ts")
+                    ]
+                    if all(pair is not None for pair in pairs):
+                        won = " and ".join(
+                            name
+                            for name, first, second in (("as it comes", 0, 1), ("scaled", 2, 3))
+                            if _better(pairs[first]) and _better(pairs[second])
+                        )
+                        cells = [*map(_difference, pairs), str(int(pairs[0]["n"])), won or "no"]
+                        rows.append([questions, part.removeprefix("search-"), _label(other), *cells])
+    return Section(
+        "Search for a posterior that learns",
+        "`fcvr`, answers averaged over routing samples, trained on the choice among the options; σ tuned on validation "
+        "NLL. Each row is the paired difference to one opponent, lower is better; *better* means that ECE **and** NLL "
+        "improve with intervals that leave out zero, as it comes or both after temperature scaling. A configuration "
+        "counts only if it beats pretrained routers (scaled too) and every control.",
+        ("questions", "configuration", "against", "Δ ECE", "Δ NLL", "Δ ECE, scaled", "Δ NLL, scaled", "n", "better"),
+        rows,
+    )
+
+
+def _better(row: pd.Series | None) -> bool:
+    return row is not None and not pd.isna(row["ci_high"]) and float(row["ci_high"]) < 0
+
+
 def _fresh(results: Results, part: str) -> Iterator[tuple[Any, pd.Series]]:
-    """The runs of an experiment; of ``ladder`` (which asks the questions of ``main``) only those it adds."""
+    """The runs of an experiment; of those that ask the questions of ``main`` only the rows they add."""
     shown = set()
-    if part == "ladder":
+    if part in _BESIDE:
         shown = {tuple(row) for row in results.of("main")[[*_SAME]].itertuples(index=False)}
     for place, run in results.of(part).iterrows():
         if tuple(run[name] for name in _SAME) not in shown:

@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines import console
+from pipelines.context import Context
 from pipelines.errors import JobError, SpecError
 from pipelines.foreground import compute
 from pipelines.manifests import commit
 from pipelines.runs import model_slug
 from pipelines.settings import Settings
+from pipelines.spec import parse_spec
 from pipelines.thesis.estimate import estimate
 from pipelines.thesis.report import latex, markdown
 from pipelines.thesis.results import Results
@@ -40,10 +42,13 @@ def reproduce(
         console.say(sentence)
     if not found:
         raise SpecError("no question set is left: give the folder that holds them with --data")
-    planned, said = plan(suite, form, model, found, questions)
+    folders = [str(data.absolute())] if data is not None else []
+    probe = Context(
+        parse_spec({"model": model, "data": {"id": {"name": "worldfacts", "split": "test"}}}), folders, settings
+    )
+    planned, said = plan(suite, form, model, found, questions, len(probe.resident.moe_layers))
     for sentence in said:
         console.say(sentence)
-    folders = [str(data.absolute())] if data is not None else []
     console.say(estimate(planned, folders, settings).sentence())
     if only_estimate:
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ _LEAN: dict[str, Any] = {
     "controls": [],
     "stages": ["evaluate"],
 }
+#: a training seed is the Bayesian routers': what they stand on stays the same
 _SEED_OF = {"adapter": ("data_seed",), "map_routers": ("data_seed",), "routers": ("data_seed", "sampling_seed")}
 
 
@@ -100,11 +102,17 @@ def present_sets(suite: Suite, wanted: list[str] | None, data: Path | None) -> t
 
 
 def plan(
-    suite: Suite, form_name: str, model: str, sets: list[str], questions: int | None = None
+    suite: Suite,
+    form_name: str,
+    model: str,
+    sets: list[str],
+    questions: int | None = None,
+    moe_layers: int | None = None,
 ) -> tuple[list[Planned], list[str]]:
     """Every spec of the form, the main experiments first, and sentences about methods that are left out.
 
-    ``questions`` lowers the number of questions per set; the name of a spec says which form it belongs to.
+    ``questions`` lowers the number of questions per set; on a model of few ``moe_layers`` a choice of n layers takes
+    half of them at most. The name of a spec says which form it belongs to.
     """
     form = suite.forms[form_name]
     planned, said = [], []
@@ -115,10 +123,12 @@ def plan(
             values = {**form.common, **(_LEAN if experiment != "main" else {}), **given}
             seed = values.pop("training_seed", 0)
             values.pop("sets", None)
+            if "layers" in values:
+                values["layers"] = _fitting(values["layers"], moe_layers)
             limits = {**form.limits, **values.pop("limits", {})}
             values["methods"], gone = _available(values["methods"], model, form)
             said += [sentence for sentence in gone if sentence not in said]
-            values |= _training(form, suite.sets[name], limits, seed)
+            values |= _training(form.training, values.pop("training", {}), suite.sets[name], limits, seed)
             values["name"] = f"{suite.suite}-{form_name}.{experiment}.{name}"
             values["model"] = model
             values["data"] = _data(suite.sets[name], limits, questions)
@@ -146,15 +156,30 @@ def _available(methods: list[str], model: str, form: Form) -> tuple[list[str], l
     return kept or ["deterministic"], said
 
 
-def _training(form: Form, sets: QuestionSets, limits: dict[str, int], seed: int) -> dict[str, Any]:
-    """The parts that are trained: their data, their settings, and their seeds."""
+def _fitting(layers: Any, moe_layers: int | None) -> Any:
+    """``rule:n`` with n at most half of the model's MoE layers."""
+    match = re.fullmatch(r"([a-z]+):(\d+)(.*)", str(layers))
+    if match is None or moe_layers is None:
+        return layers
+    return f"{match[1]}:{min(int(match[2]), max(moe_layers // 2, 1))}{match[3]}"
+
+
+def _training(
+    common: dict[str, dict[str, Any]],
+    own: dict[str, dict[str, Any]],
+    sets: QuestionSets,
+    limits: dict[str, int],
+    seed: int,
+) -> dict[str, Any]:
+    """The parts that are trained: their data, their settings (the experiment's own last), and their seeds."""
     made: dict[str, Any] = {}
-    for part, settings in form.training.items():
+    for part, settings in common.items():
         source = {
             "data": _limited(sets.train, limits.get("train")),
             "validation": _limited(sets.validation, limits["validation"]),
         }
-        made[part] = {"train": {**source, **settings, **dict.fromkeys(_SEED_OF[part], seed)}}
+        seeds = dict.fromkeys(_SEED_OF[part], seed if part == "routers" else 0)
+        made[part] = {"train": {**source, **settings, **own.get(part, {}), **seeds}}
     return made
 
 
