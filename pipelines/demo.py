@@ -11,8 +11,11 @@ from pipelines.errors import JobError
 from pipelines.foreground import compute
 from pipelines.settings import Settings
 from pipelines.spec import Spec, load_spec
+from store.archive import read_archive
 
 SPECS = Path(__file__).parent / "specs"
+#: results computed before, shown from the first start and labelled so
+ARCHIVES = Path(__file__).parent / "archives"
 FIRST, SECOND = "demo-worldfacts.yaml", "demo-smollm2.yaml"
 
 _SHOWN = ("accuracy", "ece", "ece_ts", "nll", "auroc")
@@ -22,6 +25,8 @@ def run_demo(settings: Settings, *, serve_pages: bool, address: str, port: int, 
     """Exit code of the demo; with ``serve_pages`` it ends with Ctrl-C, else when both models are evaluated."""
     if serve_pages:
         check_address(address, port, insecure, settings)
+    for path in sorted(ARCHIVES.glob("*.zip")):
+        read_archive(path, settings.home)
     _compute(FIRST, settings, as_json)
     if not serve_pages:
         _compute(SECOND, settings, as_json)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipelines.bases import check_same_base
 from pipelines.context import Context
@@ -59,7 +58,7 @@ def spec(**changes: Any) -> Spec:
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("based")
-    (folder / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+    (folder / "spec.yaml").write_text(json.dumps(SPEC))
     done = vmoer(folder / "home", "run", str(folder / "spec.yaml"), "--device", "cpu")
     assert done.returncode == 0, done.stderr
     return folder / "home"
@@ -148,7 +147,7 @@ def test_adapter_of_another_hash_ends_the_job_with_its_name(computed: Path, tmp_
     assert folder is not None
     config = json.loads((folder / "map.json").read_text())
     (folder / "map.json").write_text(json.dumps({**config, "adapter_sha256": "0" * 64}))
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({**SPEC, "name": "again", "methods": ["deterministic"]}))
+    (tmp_path / "spec.yaml").write_text(json.dumps({**SPEC, "name": "again", "methods": ["deterministic"]}))
     done = vmoer(home, "run", str(tmp_path / "spec.yaml"), "--device", "cpu")
     assert done.returncode == 3
     assert "was trained beside adapter 000000000000; this model carries adapter" in done.stderr
@@ -157,7 +156,7 @@ def test_adapter_of_another_hash_ends_the_job_with_its_name(computed: Path, tmp_
 
 def test_training_on_evaluated_questions_is_refused(tmp_path: Path) -> None:
     leaky = {**TRAIN, "data": {"name": "worldfacts", "split": "test", "limit": 24}}
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({**SPEC, "adapter": {"train": leaky}}))
+    (tmp_path / "spec.yaml").write_text(json.dumps({**SPEC, "adapter": {"train": leaky}}))
     done = vmoer(tmp_path / "home", "run", str(tmp_path / "spec.yaml"), "--device", "cpu")
     assert done.returncode == 3
     assert "training uses 24 questions of 'test', which this experiment evaluates" in done.stderr

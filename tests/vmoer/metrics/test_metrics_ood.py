@@ -132,3 +132,18 @@ def test_flags_must_be_one_boolean_per_example() -> None:
         metrics.aurc([0.1, 0.2], [True])
     with pytest.raises(metrics.MetricInputError, match="true or false"):
         metrics.aurc([0.1, 0.2], [2, 0])
+
+
+def test_length_matching_takes_as_many_of_each_length_and_removes_what_length_alone_explains() -> None:
+    generator = np.random.default_rng(0)
+    inside, outside = generator.integers(5, 30, 400), generator.integers(15, 45, 300)
+    assert metrics.auroc(inside, outside) > 0.8, "longer prompts are told apart by their length"
+    first, second = metrics.length_matched(inside, outside)
+    assert len(first) == len(second) > 50
+    assert len(set(first)) == len(first)
+    assert abs(metrics.auroc(inside[first], outside[second]) - 0.5) < 0.12
+    again = metrics.length_matched(inside, outside)
+    assert (again[0] == first).all()
+    assert (again[1] == second).all()
+    empty = metrics.length_matched([1.0, 2.0], [50.0, 60.0])
+    assert len(empty[0]) == 0
