@@ -314,14 +314,15 @@ def _search(results: Results) -> Section:
                         results.difference(run["run_id"], other["run_id"], inside, metric)
                         for metric in ("ece", "nll", "ece_ts", "nll_ts")
                     ]
-                    if all(pair is not None for pair in pairs):
-                        won = " and ".join(
-                            name
-                            for name, first, second in (("as it comes", 0, 1), ("scaled", 2, 3))
-                            if _better(pairs[first]) and _better(pairs[second])
-                        )
-                        cells = [*map(_difference, pairs), str(int(pairs[0]["n"])), won or "no"]
-                        rows.append([questions, part.removeprefix("search-"), _label(other), *cells])
+                    if pairs[0] is None:
+                        continue
+                    won = [
+                        name
+                        for name, place in (("as it comes", 0), ("scaled", 2))
+                        if all(map(_better, pairs[place : place + 2]))
+                    ]
+                    cells = [*map(_difference, pairs), str(int(pairs[0]["n"])), " and ".join(won) or "no"]
+                    rows.append([questions, part.removeprefix("search-"), _label(other), *cells])
     return Section(
         "Search for a posterior that learns",
         "`fcvr`, answers averaged over routing samples, trained on the choice among the options; σ tuned on validation "
