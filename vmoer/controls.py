@@ -77,6 +77,17 @@ class MoeNoise:
         self.scale = scale
         self.seed = seed
 
+    @property
+    def support(self) -> int | None:
+        """``None``: there is no end to its samples."""
+        return None
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside the block the noise is at its mean: there is none."""
+        with self.tap.listening(lambda *_: None):  # later passes must know what this one has read
+            yield
+
     @contextmanager
     def one_draw(self, sample_ids: Tensor | None = None, stream: int = 0) -> Iterator[None]:
         """Inside the block each row carries the noise of the sample that ``sample_ids [batch]`` numbers."""

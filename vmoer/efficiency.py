@@ -115,11 +115,32 @@ def extra_share(config: Any, method: str, layers: int, samples: int = 35) -> flo
     return layers * extra_macs(method, head_size(config, samples, method=method)) / model_macs(config)
 
 
-def predictive_ratio(config: Any, method: str, layers: list[int], samples: int = 35) -> float:
-    """MACs of the predictive estimator ÷ the deterministic model's: layers from the first router up run S times."""
-    below = min(layers) * layer_macs(config)
-    heads = len(layers) * extra_macs(method, head_size(config, samples=1, method=method))
-    return (below + samples * (model_macs(config) - below + heads)) / model_macs(config)
+def predictive_ratio(
+    config: Any,
+    method: str,
+    layers: list[int],
+    samples: int = 35,
+    prompt: int = 1,
+    answers: int = 0,
+    positions: str = "all",
+) -> float:
+    """MACs of answering a question under the predictive estimator ÷ the deterministic model's.
+
+    ``prompt`` tokens, then ``answers`` tokens of options that are run after it (Σ over options of length − 1); the
+    language-model head answers 1 + ``answers`` positions. Layers from the first router up run S times: at all
+    positions, or (``positions="scored"``) only at those answered, the prompt before them once with averaged routers.
+    """
+    first, answered = min(layers), 1 + answers
+    below, above = first * layer_macs(config), (config.num_hidden_layers - first) * layer_macs(config)
+    draw = len(layers) * extra_macs(method, head_size(config, samples=1, method=method))
+    head = config.hidden_size * config.vocab_size
+    native = (prompt + answers) * (below + above) + answered * head
+    if positions == "all":
+        found = (prompt + answers) * (below + samples * (above + draw)) + samples * answered * head
+    else:
+        average = len(layers) * extra_macs(method, head_size(config, samples=samples, method=method))
+        found = (prompt - 1) * (below + above + average) + answered * (below + samples * (above + draw + head))
+    return found / native
 
 
 def _cost(method: str) -> tuple[Callable[[HeadSize], int], Callable[[HeadSize], int]]:

@@ -133,6 +133,12 @@ class Handle:
         with self.tap.using(samples=None, sample_ids=sample_ids, stream=stream):
             yield
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside the block routing is averaged inside the routers over ``samples`` draws, whatever the estimator."""
+        with self.tap.using(samples=self.samples, sample_ids=None):
+            yield
+
     def scale_noise(self, factor: float) -> None:
         """Set every router's ``noise_scale`` (σ multiplier when sampling; 0 = posterior mean)."""
         if not factor >= 0:

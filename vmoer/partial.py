@@ -63,6 +63,18 @@ def entering_at(model: nn.Module, layer: int, hidden: Tensor) -> Iterator[None]:
         hook.remove()
 
 
+def fork_cache(model: nn.Module, cache: Any) -> Any:
+    """A cache that continues from ``cache`` without changing it (some layers write into their tensors)."""
+    fork = copy.copy(cache)
+    fork.layers = [copy.copy(entry) for entry in cache.layers]
+    for entry in fork.layers:
+        for name, value in vars(entry).items():
+            if isinstance(value, Tensor):
+                setattr(entry, name, value.clone())
+    tap_of(model).copy_running(cache, fork)
+    return fork
+
+
 def borrow_lower_layers(cache: Any, lower: Any, layer: int) -> None:
     """Give ``cache`` the layers of ``lower`` below ``layer``: skipped layers still tell how long the past is."""
     cache.layers[:layer] = [copy.copy(entry) for entry in lower.layers[:layer]]

@@ -2,7 +2,8 @@
 
 The prompt runs once per question (and per routing sample); its keys and values are then shared by all options. With
 ``samples > 1`` every routing sample is carried through the whole model and yields its own scores, so that *answers* can
-be averaged: that is the ``predictive`` estimator.
+be averaged: that is the ``predictive`` estimator. It samples routing at *all* positions of the prompt, or only at the
+*scored* ones (the last of the prompt and the options'): then the prompt before runs once, averaged inside the routers.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vmoer.errors import VmoerError
+from vmoer.errors import UnknownNameError, VmoerError
 from vmoer.handle import evaluation
-from vmoer.partial import borrow_lower_layers, entering_at, hidden_before
+from vmoer.partial import borrow_lower_layers, entering_at, fork_cache, hidden_before
+from vmoer.registry import unknown_name
 from vmoer.tap import tap_of
 
 Normalise = Literal["mean", "sum"]
+Positions = Literal["all", "scored"]
 Progress = Callable[[int, int], None]
 
 
@@ -32,7 +35,12 @@ class Sampler(Protocol):
     @property
     def layers(self) -> list[int]: ...
 
+    @property
+    def support(self) -> int | None: ...
+
     def one_draw(self, sample_ids: Tensor | None = None, stream: int = 0) -> AbstractContextManager[None]: ...
+
+    def averaged(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True)
@@ -69,26 +77,34 @@ def score_options(
     handle: Sampler | None = None,
     samples: int = 1,
     expand: Callable[[int], AbstractContextManager[None]] | None = None,
+    positions: Positions = "all",
     batch_tokens: int = 4096,
     progress: Progress | None = None,
 ) -> list[OptionScores]:
     """Log-likelihood of each option as continuation of its prompt, in the order given.
 
     Option texts carry their own leading space. ``samples > 1`` needs ``handle`` (routing samples 0 … samples − 1) or
-    ``expand``, a context that makes the model answer every row ``samples`` times (:mod:`vmoer.controls`). Memory is
-    bounded by ``batch_tokens`` prompt tokens per forward pass.
+    ``expand``, a context that makes the model answer every row ``samples`` times (:mod:`vmoer.controls`). ``positions``
+    says where the samples differ: at all positions, or, cheaper and not the same, only at those that are scored. An
+    ensemble has as many samples as members and yields no more. Memory is bounded by ``batch_tokens`` prompt tokens per
+    forward pass.
     """
+    if positions not in get_args(Positions):
+        raise UnknownNameError(unknown_name("choice of positions", positions, list(get_args(Positions))))
     if samples > 1 and handle is None and expand is None:
         raise VmoerError("More than one sample needs Bayesian routers (a handle) or a noise control.")
     encoded = [
         _encode(tokenizer, i, prompt, texts) for i, (prompt, texts) in enumerate(zip(prompts, options, strict=True))
     ]
+    if handle is not None and handle.support is not None:
+        samples = min(samples, handle.support)
     results: list[OptionScores | None] = [None] * len(encoded)
     repeated = samples if expand is None else 1
     done = 0
     with evaluation(model), torch.inference_mode():
         for batch in _batches(encoded, batch_tokens // min(repeated, 8)):
-            for item, result in zip(batch, _score(model, batch, handle, samples, expand, batch_tokens), strict=True):
+            scored = _score(model, batch, handle, samples, expand, positions, batch_tokens)
+            for item, result in zip(batch, scored, strict=True):
                 results[item.number] = result
             done += len(batch)
             if progress is not None:
@@ -140,6 +156,7 @@ def _score(
     handle: Sampler | None,
     samples: int,
     expand: Callable[[int], AbstractContextManager[None]] | None,
+    positions: Positions,
     batch_tokens: int,
 ) -> list[OptionScores]:
     """Scores of one batch; routing samples are run in groups that keep to the token budget."""
@@ -149,10 +166,11 @@ def _score(
         totals = _log_likelihood(model, batch, None, None, expand, samples if expand is not None else 1)
     else:
         group = max(batch_tokens // tokens, 1)
+        prefix = _prefix(model, handle, batch) if positions == "scored" else None
         parts = []
         for first in range(0, samples, group):
             ids = torch.arange(first, min(first + group, samples))
-            parts.append(_log_likelihood(model, batch, handle, ids, None, 1))
+            parts.append(_log_likelihood(model, batch, handle, ids, None, 1, prefix))
         totals = torch.cat(parts, dim=0)
     results = []
     start = 0
@@ -163,6 +181,28 @@ def _score(
     return results
 
 
+def _prefix(model: nn.Module, handle: Sampler, batch: list[_Encoded]) -> Any:
+    """Keys and values of all prompts but their last tokens, routing averaged; ``None`` when there are none."""
+    from transformers import DynamicCache
+
+    ids, mask = _left_padded([item.prompt for item in batch], next(model.parameters()).device)
+    if ids.shape[1] == 1:
+        return None
+    ids, mask = ids[:, :-1], mask[:, :-1]
+    cache = DynamicCache(config=model.config)
+    position = (mask.cumsum(1) - 1).clamp_min(0)
+    with handle.averaged():
+        model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    return cache
+
+
 def _log_likelihood(
     model: nn.Module,
     batch: list[_Encoded],
@@ -170,10 +210,12 @@ def _log_likelihood(
     sample_ids: Tensor | None,
     expand: Callable[[int], AbstractContextManager[None]] | None,
     copies: int,
+    prefix: Any = None,
 ) -> Tensor:
     """Summed log-likelihoods ``[samples, options of all questions]`` (CPU, float32).
 
-    Rows are questions (times routing samples, sample-major). ``copies`` is how often ``expand`` makes the head answer.
+    Rows are questions (times routing samples, sample-major). ``copies`` is how often ``expand`` makes the head answer;
+    ``prefix`` the cache of :func:`_prefix`.
     """
     device = next(model.parameters()).device
     rows = len(batch)
@@ -182,7 +224,7 @@ def _log_likelihood(
     owner = torch.tensor([row for row, item in enumerate(batch) for _ in item.options], device=device)
     question = torch.cat([owner + rows * draw for draw in range(draws)])
     tail = max(len(option) for option in flat) - 1
-    run = _Passes(model, handle, sample_ids, expand, shared_cache=tail > 0)
+    run = _Passes(model, handle, sample_ids, expand, tail > 0, prefix)
 
     ids, mask = _left_padded([item.prompt for item in batch], device)
     first = _unfold(run.prompt(ids, mask), copies).log_softmax(-1)[:, :, 0]
@@ -210,27 +252,33 @@ class _Passes:
         sample_ids: Tensor | None,
         expand: Callable[[int], AbstractContextManager[None]] | None,
         shared_cache: bool,
+        prefix: Any,
     ) -> None:
         from transformers import DynamicCache
 
         self.model, self.handle, self.sample_ids, self.expand = model, handle, sample_ids, expand
         self.draws = len(sample_ids) if sample_ids is not None else 1
         self.split = min(handle.layers) if handle is not None and self.draws > 1 else 0
-        self.cache = DynamicCache(config=model.config) if shared_cache else None
-        self.lower = DynamicCache(config=model.config) if shared_cache and self.split else None
+        self.prefix = prefix
+        if prefix is not None:
+            self.cache = fork_cache(model, prefix)
+            self.lower = fork_cache(model, prefix) if self.split else None
+        else:
+            self.cache = DynamicCache(config=model.config) if shared_cache else None
+            self.lower = DynamicCache(config=model.config) if shared_cache and self.split else None
 
     def prompt(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits ``[draws · rows, 1, vocabulary]`` after left-padded prompts ``[rows, length]``."""
-        return self._run(ids, mask, mask, keep=1)
+        if self.prefix is None:
+            return self._run(ids, mask, mask, keep=1)
+        self._follow(torch.arange(len(ids), device=ids.device).repeat(self.draws))
+        return self._run(ids[:, -1:], mask, mask[:, -1:], keep=1)
 
     def options(self, ids: Tensor, prompt_mask: Tensor, mask: Tensor, owner: Tensor, question: Tensor) -> Tensor:
         """Logits ``[draws · options, length, vocabulary]``; ``owner`` and ``question`` select the prompts' rows."""
-        assert self.cache is not None
-        self.cache.reorder_cache(question)  # batch_select_indices is missing in layers of linear attention
-        tap_of(self.model).select_running(self.cache, question)
         if self.lower is not None:
             self.lower.reorder_cache(owner)
-            borrow_lower_layers(self.cache, self.lower, self.split)
+        self._follow(question)
         full = torch.cat([prompt_mask[owner], mask], dim=1)
         if tap_of(self.model).architecture.continues_cache:
             return self._run(ids, full, mask, keep=ids.shape[1])
@@ -240,6 +288,15 @@ class _Passes:
             for i in range(ids.shape[1])
         ]
         return torch.cat(steps, dim=1)
+
+    def _follow(self, index: Tensor) -> None:
+        """Row i of the cache continues what row ``index[i]`` had read; skipped layers know how long that is."""
+        assert self.cache is not None
+        for layer in self.cache.layers[self.split :]:
+            layer.reorder_cache(index)  # batch_select_indices is missing in layers of linear attention
+        tap_of(self.model).select_running(self.cache, index)
+        if self.lower is not None:
+            borrow_lower_layers(self.cache, self.lower, self.split)
 
     def _run(self, ids: Tensor, full_mask: Tensor, mask: Tensor, keep: int) -> Tensor:
         position = (full_mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]

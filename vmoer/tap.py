@@ -165,6 +165,12 @@ class Tap:
         if running is not None:
             self.running_keys[cache] = running[index]
 
+    def copy_running(self, cache: Any, fork: Any) -> None:
+        """``fork`` continues what ``cache`` had read."""
+        running = self.running_keys.get(cache)
+        if running is not None:
+            self.running_keys[fork] = running
+
     def _running(self, cache: Any, batch: int) -> Tensor | None:
         """Key sums of the tokens already in the cache; rows repeated since then (options, beams) repeat theirs."""
         running = self.running_keys.get(cache) if cache is not None else None

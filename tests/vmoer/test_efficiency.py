@@ -9,6 +9,7 @@ from vmoer import efficiency
 from vmoer.errors import UnknownNameError
 from vmoer.handle import bayesianize
 from vmoer.routers import routers
+from vmoer.scoring import score_options
 from vmoer.testing import tiny_model, tiny_row
 
 GRANITE_3B = GraniteMoeConfig(
@@ -75,6 +76,33 @@ def test_predictive_runs_the_upper_layers_once_per_sample():
     upper = 1 - 16 * efficiency.layer_macs(GRANITE_3B) / efficiency.model_macs(GRANITE_3B)
     assert ratio == pytest.approx(1 + 34 * upper)
     assert efficiency.predictive_ratio(GRANITE_3B, "fcvr", [0], samples=2) > 2
+
+
+@pytest.mark.parametrize("positions", ["all", "scored"])
+@pytest.mark.parametrize("layers", [[0, 1, 2], [2]])
+def test_predictive_costs_what_a_counter_counts(positions, layers):
+    """One question, options of equal length; attention scores, which grow with the context, are left out."""
+
+    class Letters:
+        def __call__(self, text, add_special_tokens=True):
+            return {"input_ids": [3 + ord(c) % 90 for c in text]}
+
+    model = tiny_model()
+    model.set_experts_implementation("eager")
+    model.set_attn_implementation("eager")
+    question = ["a prompt of 22 letters"], [["aaaa", "bbbb", "cccc"]]
+
+    def products(**how):
+        with FlopCounterMode(display=False) as counter:
+            score_options(model, Letters(), *question, **how)
+        return sum(count for name, count in counter.get_flop_counts()["Global"].items() if "bmm" not in str(name))
+
+    native = products()
+    with bayesianize(model, "mfvr", layers=layers, samples=4) as handle:
+        counted = products(handle=handle, samples=4, positions=positions) / native
+    config = model.config
+    formula = efficiency.predictive_ratio(config, "mfvr", layers, 4, prompt=22, answers=9, positions=positions)
+    assert counted == pytest.approx(formula, rel=0.02)
 
 
 def test_a_method_without_a_formula_is_said():

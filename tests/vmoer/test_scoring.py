@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vmoer.controls import disagreement, final_state_noise, matched_scale
+from vmoer.controls import MoeNoise, disagreement, final_state_noise, matched_scale
 from vmoer.errors import VmoerError
 from vmoer.handle import bayesianize
 from vmoer.recorder import record
@@ -257,3 +257,77 @@ class TestFinalStateNoise:
 
 def test_matched_scale_finds_the_root_of_a_known_curve():
     assert matched_scale(lambda scale: scale**2, 0.25, steps=20) == pytest.approx(0.5, rel=1e-3)
+
+
+class TestScoredPositions:
+    """Routing sampled only where answers are read; the prompt before runs once, averaged in the routers."""
+
+    @pytest.mark.parametrize("layers", ["all", [2, 3]])
+    @pytest.mark.parametrize("method", ["fcvr", "der", "swagr"])
+    def test_scores_equal_passes_that_sample_the_end_against_an_averaged_prefix(self, model, method, layers):
+        with bayesianize(model, method, layers=layers, samples=5, estimator="predictive") as handle:
+            results = score_options(model, Words(), PROMPTS, OPTIONS, handle=handle, samples=3, positions="scored")
+            for sample in range(3):
+                expected = [
+                    [mixed(model, handle, sample, p, o) for o in options]
+                    for p, options in zip(PROMPTS, OPTIONS, strict=True)
+                ]
+                assert_scores(results, expected, sample)
+
+    def test_groups_of_samples_and_questions_change_nothing(self, model):
+        with bayesianize(model, "fcvr", layers=[1, 3], estimator="predictive") as handle:
+            run = {"handle": handle, "samples": 5, "positions": "scored"}
+            together = score_options(model, Words(), PROMPTS, OPTIONS, **run)
+            apart = score_options(model, Words(), PROMPTS, OPTIONS, batch_tokens=20, **run)
+        for a, b in zip(together, apart, strict=True):
+            np.testing.assert_allclose(a.log_likelihood, b.log_likelihood, atol=2e-3)
+
+    def test_prompts_of_one_token_have_nothing_before_them(self, model):
+        class Bare(Words):
+            def __call__(self, text, add_special_tokens=True):
+                return super().__call__(text, add_special_tokens=False)
+
+        with bayesianize(model, "fcvr", estimator="predictive") as handle:
+            forms = [
+                score_options(model, Bare(), ["a", "b"], [["x", "yy"], ["z"]], handle=handle, samples=2, positions=form)
+                for form in ("all", "scored")
+            ]
+        for a, b in zip(*forms, strict=True):
+            np.testing.assert_allclose(a.log_likelihood, b.log_likelihood, atol=1e-4)
+
+    def test_it_is_another_answer_than_sampling_everywhere(self, model):
+        with bayesianize(model, "fcvr", estimator="predictive") as handle:
+            forms = [
+                score_options(model, Words(), PROMPTS, OPTIONS, handle=handle, samples=2, positions=form)
+                for form in ("all", "scored")
+            ]
+        assert not np.allclose(forms[0][3].log_likelihood, forms[1][3].log_likelihood, atol=1e-3)
+
+    def test_noise_controls_take_it_too(self, model):
+        noise = MoeNoise(model, [1, 2], 0.3)
+        scored = score_options(model, Words(), PROMPTS, OPTIONS, handle=noise, samples=2, positions="scored")
+        assert np.std(scored[3].log_likelihood, axis=0).min() > 1e-4
+
+    def test_other_words_are_refused(self, model):
+        with pytest.raises(VmoerError, match=r"Unknown choice of positions 'scores'\. Did you mean 'scored'"):
+            score_options(model, Words(), PROMPTS, OPTIONS, positions="scores")
+
+
+def mixed(model, handle, sample, prompt, option):
+    """Summed log-likelihood: the prompt without its last token averaged in the routers, one draw from there on."""
+    from transformers import DynamicCache
+
+    head, tail = Words()(prompt)["input_ids"], Words()(option, add_special_tokens=False)["input_ids"]
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        with handle.averaged():
+            model(input_ids=torch.tensor([head[:-1]]), past_key_values=cache)
+        with handle.one_draw(torch.tensor([sample])):
+            log_p = model(input_ids=torch.tensor([head[-1:] + tail]), past_key_values=cache).logits[0].log_softmax(-1)
+    return sum(float(log_p[i, token]) for i, token in enumerate(tail))
+
+
+def test_an_ensemble_has_no_more_samples_than_members(model):
+    with bayesianize(model, "der", members=3, estimator="predictive") as handle:
+        results = score_options(model, Words(), PROMPTS, OPTIONS, handle=handle, samples=8)
+    assert all(result.log_likelihood.shape[0] == 3 for result in results)
