@@ -36,6 +36,7 @@ class Progress:
         }
 
     def begin(self, run_ids: list[str], total: int) -> None:
+        """The plan is made: the runs to come and the units of all of them."""
         self.state.update(run_ids=run_ids, total=total)
 
     def enter(self, stage_total: int) -> None:
@@ -43,6 +44,7 @@ class Progress:
         self.state.update(stage_done=0, stage_total=stage_total)
 
     def say(self, stage: str, message: str) -> None:
+        """Name the stage and what is being done; told when it changes."""
         changed = (stage, message) != (self.state["stage"], self.state["message"])
         self.state.update(stage=stage, message=message)
         if changed:
@@ -71,6 +73,7 @@ class Progress:
         self._send(units)
 
     def end(self) -> None:
+        """Everything is done."""
         self.state.update(stage="finished", message="", done=self.state["total"], eta_seconds=0.0)
         self._send()
 
