@@ -9,11 +9,13 @@ from pipelines import worldfacts
 from pipelines.questions import load_questions
 from pipelines.spec import DataSource
 from store.catalog import RunManifest, list_manifests
+from store.retention import run_sizes
 
 
 def run_rows(home: Path) -> list[dict[str, Any]]:
     """Every run, experiments by start, controls after the runs they belong to; ``datasets`` are names."""
     manifests = list_manifests(home)
+    sizes = run_sizes(home)
     started: dict[str, str] = {}
     for manifest in manifests:
         earliest = started.get(manifest.experiment, manifest.started_at)
@@ -46,6 +48,7 @@ def run_rows(home: Path) -> list[dict[str, Any]]:
             "synthetic": one.model["synthetic"],
             "started_at": one.started_at,
             "ended_at": one.ended_at,
+            "bytes": sizes.get(one.run_id, 0),
         }
         for one in sorted(manifests, key=order)
     ]

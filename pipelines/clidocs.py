@@ -138,7 +138,7 @@ def _commands() -> Iterator[str]:
 
 def _leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     children: dict[str, Any] = getattr(command, "commands", {})
-    if not children:
+    if not children or (command.invoke_without_command and " " in path):
         yield path, command
     for name in sorted(children):
         yield from _leaves(children[name], f"{path} {name}")

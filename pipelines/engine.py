@@ -17,14 +17,17 @@ from typing import Any
 
 from dbos import DBOS
 from dbos._error import DBOSBaseException, DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines import stages
 from pipelines.context import Context, run_label
 from pipelines.errors import JobError, PipelineError
+from pipelines.jobdb import reason_of
 from pipelines.joblog import JobLog
 from pipelines.jobs import WORKFLOW, get_job
 from pipelines.manifests import end_run, finished, seal_run
 from pipelines.progress import Progress
+from pipelines.room import refuse_full_disk, refuse_over_quota
 from pipelines.runs import RunPlan
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
@@ -33,6 +36,7 @@ from pipelines.stages import Batch
 from pipelines.turns import Turns
 from pipelines.work import Batches, Work
 from store.errors import StoreError
+from store.files import cannot_write
 from store.publish import publish, refuse_newer
 from store.shards import shard_name
 from vmoer.routers.base import routers
@@ -40,6 +44,9 @@ from vmoer.routers.base import routers
 #: held while a step computes or writes: a polite shutdown waits for the step in flight, an inspection comes before
 #: the next one
 STEP_LOCK = Turns()
+
+#: jobs that this process has stopped working on, until the job database is seen to know it (:mod:`pipelines.watch`)
+STOPPED: set[str] = set()
 
 #: what a worker set with :func:`configure`; a workflow gets nothing but its request
 _CONFIGURED: list[Settings] = []
@@ -66,7 +73,14 @@ def configured() -> Settings:
 def experiment(request: dict[str, Any]) -> dict[str, Any]:
     """Compute the experiment a request describes (:func:`pipelines.jobs.workflow_input`); returns its run ids."""
     job_id = str(DBOS.workflow_id)
-    settings = configured()
+    STOPPED.discard(job_id)
+    try:
+        return _compute(request, job_id, configured())
+    finally:
+        STOPPED.add(job_id)
+
+
+def _compute(request: dict[str, Any], job_id: str, settings: Settings) -> dict[str, Any]:
     with JobLog(settings.logs, job_id) as log, ExitStack() as stack:
         work = _Experiment(request, job_id, settings, log, stack)
         try:
@@ -84,10 +98,18 @@ def experiment(request: dict[str, Any]) -> dict[str, Any]:
             log.error("failed", reason=str(error))
             work.end("failed", str(error))
             raise JobError(str(error)) from None
+        except SQLAlchemyError as error:
+            log.error("failed", reason=str(error))
+            raise JobError(f"the job database cannot be used: {reason_of(error)}") from None
         except Exception as error:
             log.error("failed", reason=repr(error), traceback=traceback.format_exc())
+            refused = cannot_write(f"in stage {work.stage or 'plan'}", error)
             sentence = (
-                f"unexpected {type(error).__name__} in stage {work.stage or 'plan'}; the job's log has the details"
+                str(refused)
+                if refused is not None
+                else (
+                    f"unexpected {type(error).__name__} in stage {work.stage or 'plan'}; the job's log has the details"
+                )
             )
             work.end("failed", sentence)
             raise JobError(sentence) from None
@@ -208,15 +230,18 @@ class _Experiment:
 
     def end(self, status: str, reason: str | None) -> None:
         """Leave the runs that were being computed in a state that says what happened, and let readers see it."""
-        for run in self.begun:
-            end_run(self.home, run.run_id, status, reason)
+        # what ended the job (a full disk) may also stop this; the next attempt goes on all the same
+        with contextlib.suppress(StoreError, OSError):
+            for run in self.begun:
+                end_run(self.home, run.run_id, status, reason)
         if self.begun:
-            with STEP_LOCK, contextlib.suppress(StoreError, OSError):  # what ended the job may also stop this
+            with STEP_LOCK, contextlib.suppress(StoreError, OSError):
                 publish(self.home)
 
     def _step(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
         def guarded() -> Any:
             with STEP_LOCK:
+                refuse_full_disk(self.settings)
                 return work(*arguments)
 
         return DBOS.run_step({"name": name}, guarded)
@@ -233,6 +258,8 @@ class _Experiment:
         runs = context.spec.runs()
         done = [run.run_id for run in runs if finished(context, run)]
         todo = [run for run in runs if run.run_id not in done]
+        if todo:
+            refuse_over_quota(self.settings)
         batches: Batches = {}
         if self.settings.engine == "local":
             batches = self.work.plan(todo)
@@ -278,7 +305,7 @@ class _Experiment:
                 expected |= {(table, shard_name(f"{name}/{row['key']}")) for table in stages.stage(name).TABLES}
         for name in batches:
             summary = {table: data for table, data in stages.stage(name).summarise(self.context, run).items() if data}
-            self.work.write(run, f"summary/{name}", summary, None)
+            self.work.write(run, f"summary/{name}", summary)
             expected |= {(table, shard_name(f"summary/{name}")) for table in summary}
         seal_run(self.context, run, expected)
         self.log.info("run finished", run_id=run.run_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,7 +12,10 @@ import structlog
 
 
 class JobLog:
-    """Appends to ``<logs>/<job id>.jsonl``; each entry has ``timestamp`` (UTC), ``level``, ``event`` and its fields."""
+    """Appends to ``<logs>/<job id>.jsonl``; each entry has ``timestamp`` (UTC), ``level``, ``event`` and its fields.
+
+    An entry that cannot be written (full disk) is left out: a job does not end because of its log.
+    """
 
     def __init__(self, folder: Path, job_id: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -27,18 +32,24 @@ class JobLog:
 
     def info(self, event: str, **fields: Any) -> None:
         """Write one entry of what happened."""
-        self._log.info(event, **fields)
+        self._write(self._log.info, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
         """Write one entry of what was mended."""
-        self._log.warning(event, **fields)
+        self._write(self._log.warning, event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
         """Write one entry of what ended the job."""
-        self._log.error(event, **fields)
+        self._write(self._log.error, event, fields)
+
+    @staticmethod
+    def _write(write: Callable[..., Any], event: str, fields: dict[str, Any]) -> None:
+        with suppress(OSError):
+            write(event, **fields)
 
     def __enter__(self) -> JobLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()

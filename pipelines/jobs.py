@@ -7,18 +7,18 @@ every process; workers (:mod:`pipelines.worker`) pick jobs up from their device'
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import JobError
+from pipelines.jobdb import connect, exists
 from pipelines.locks import live_executors
+from pipelines.room import refuse_over_quota
 from pipelines.settings import Settings, load_settings
 from pipelines.spec import Spec
 
@@ -42,9 +42,6 @@ _STATUS = {
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
 }
 ENDED = ("finished", "failed", "cancelled")
-
-#: job servers whose tables this process knows to be there
-_MIGRATED: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -93,37 +90,6 @@ def queue_name(device: str = ANY_DEVICE) -> str:
     return f"device:{device}"
 
 
-def serializer() -> Any:
-    """JSON instead of pickle: reading the job database must never run code."""
-    from dbos import DBOSPortableJSONSerializer
-
-    return DBOSPortableJSONSerializer()
-
-
-@contextmanager
-def connect(settings: Settings) -> Iterator[DBOSClient]:
-    """A connection to the job database, which is created when absent."""
-    from dbos import DBOS, DBOSClient
-
-    url = settings.database_url
-    logging.getLogger("dbos").setLevel(logging.CRITICAL)  # what goes wrong is raised, and said once
-    try:
-        if not _exists(settings) or (settings.jobs_url and url not in _MIGRATED):
-            settings.home.mkdir(parents=True, exist_ok=True)
-            DBOS.migrate(url)
-            _MIGRATED.add(url)
-        client = DBOSClient(system_database_url=url, serializer=serializer(), retry_connection_errors=False)
-    except OSError as error:
-        raise JobError(f"cannot use the data folder {settings.home}: {error.strerror}") from None
-    except Exception as error:  # SQLAlchemy and DBOS raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise JobError(f"cannot open the job database: {reason}") from None
-    try:
-        yield client
-    finally:
-        client.destroy()
-
-
 def submit(
     spec: Spec,
     *,
@@ -140,6 +106,7 @@ def submit(
     existing = unfinished(spec.experiment, settings)
     if existing is not None:
         return existing.job_id
+    refuse_over_quota(settings)
     waiting = sum(not job.ended for job in list_jobs(settings, limit=1000))
     if waiting >= settings.max_queued:
         raise JobError(
@@ -174,7 +141,7 @@ def workflow_input(spec: Spec, folders: Sequence[str]) -> dict[str, Any]:
 def list_jobs(settings: Settings | None = None, limit: int = 100) -> list[Job]:
     """The latest jobs, newest first; empty when nothing was ever submitted."""
     settings = settings or load_settings()
-    if not _exists(settings):
+    if not exists(settings):
         return []
     with connect(settings) as client:
         rows = client.list_workflows(name=WORKFLOW, limit=limit, sort_desc=True)
@@ -186,7 +153,7 @@ def get_job(job_id: str, settings: Settings | None = None) -> Job:
     """One job; an unknown id is refused with a sentence."""
     settings = settings or load_settings()
     unknown = JobError(f"no job {job_id[:80]!r}; `vmoer jobs list` shows the jobs there are")
-    if not _exists(settings):
+    if not exists(settings):
         raise unknown
     with connect(settings) as client:
         rows = client.list_workflows(workflow_ids=[job_id], name=WORKFLOW)
@@ -272,11 +239,6 @@ def read_log(job_id: str, settings: Settings | None = None, last: int = 200) -> 
         if isinstance(entry, dict):
             entries.append(entry)
     return entries
-
-
-def _exists(settings: Settings) -> bool:
-    """Whether there is a job database; a database server is taken to have one."""
-    return bool(settings.jobs_url) or (settings.home / "jobs.sqlite").exists()
 
 
 def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines import jobs
 from pipelines.errors import DataError, JobError, SpecError
 from pipelines.explain import explain
+from pipelines.jobdb import connect
 from pipelines.locks import live_executors
 from pipelines.settings import Settings, load_settings
 from pipelines.spec import Layers, MethodName, Text
@@ -136,7 +137,7 @@ def submit(request: Request, settings: Settings | None = None) -> str:
     clean(settings)
     now = datetime.now(UTC)
     inspection_id = f"{now:%Y%m%d-%H%M%S}-{now.microsecond:05x}{secrets.token_hex(4)[1:]}"  # sorts by time
-    with jobs.connect(settings) as client:
+    with connect(settings) as client:
         waiting = client.list_workflows(name=WORKFLOW, status="ENQUEUED", limit=settings.live_waiting + 1)
         if len(waiting) >= settings.live_waiting:
             raise JobError(
@@ -162,7 +163,7 @@ def get_inspection(inspection_id: str, settings: Settings | None = None) -> Insp
     path = _path(settings, inspection_id, "request.json")
     if not path.exists():
         raise JobError(f"there is no inspection {inspection_id}; results are kept {settings.live_keep_days:g} days")
-    with jobs.connect(settings) as client:
+    with connect(settings) as client:
         rows = client.list_workflows(workflow_ids=[inspection_id], name=WORKFLOW)
         if not rows:
             raise JobError(f"there is no inspection {inspection_id}")
@@ -188,7 +189,7 @@ def cancel(inspection_id: str, settings: Settings | None = None) -> None:
     """Stop an inspection after the forward pass in flight."""
     settings = settings or load_settings()
     _path(settings, inspection_id, "request.json")
-    with jobs.connect(settings) as client:
+    with connect(settings) as client:
         client.cancel_workflow(inspection_id)
 
 

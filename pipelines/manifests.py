@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib import metadata
@@ -17,8 +17,10 @@ from pipelines.runs import RunPlan
 from pipelines.spec import Spec
 from store import schema
 from store.catalog import RunManifest, now, read_manifest, seal, write_manifest
-from store.errors import NotFoundError, StoreError
-from store.shards import check_info, check_pages, list_shards, read_info
+from store.errors import CorruptShardError, NotFoundError
+from store.files import sha256
+from store.layout import shard_path
+from store.shards import changed, check_info, display, list_shards, read_info
 
 _PACKAGES = ("vmoer", "torch", "transformers", "numpy", "duckdb", "pyarrow", "dbos", "scikit-learn")
 
@@ -117,33 +119,39 @@ def end_run(home: Path, run_id: str, status: str, reason: str | None) -> None:
 
 
 def recheck(home: Path, spec: Spec) -> list[str]:
-    """Reopen the finished runs of a spec that have a missing or damaged shard; returns a sentence for each."""
+    """Reopen the finished runs of a spec that have missing or damaged shards; returns a sentence for each shard.
+
+    A damaged shard is removed, so that exactly it is computed again: its bytes are not those that were sealed, and
+    nothing in it can be trusted.
+    """
     found = []
     for run in spec.runs():
         manifest = existing(home, run.run_id)
         if manifest is None or not manifest.sealed:
             continue
-        problem = _first_problem(home, manifest)
-        if problem is not None:
+        lost = dict(_lost(home, manifest))
+        if lost:
             write_manifest(home, replace(manifest, status="cancelled", shards=None))
-            found.append(f"{run.run_id}: {problem}; its damaged shards are computed again")
+            for path in lost:
+                path.unlink(missing_ok=True)
+            found += [f"{run.run_id}: {reason}; it is computed again" for reason in lost.values()]
     return found
 
 
-def _first_problem(home: Path, manifest: RunManifest) -> str | None:
+def _lost(home: Path, manifest: RunManifest) -> Iterator[tuple[Path, str]]:
+    """Each shard of a sealed run that is not what was sealed, with the sentence that says why."""
     for table, entries in (manifest.shards or {}).items():
-        present = {path.name: path for path in list_shards(home, table, manifest.run_id)}
         for entry in entries:
-            if entry["name"] not in present:
-                return f"shard {entry['name']} of table {table} is missing"
+            path = shard_path(home, table, manifest.run_id, entry["name"])
             try:
-                info = check_info(present[entry["name"]], table, manifest.run_id)
-                check_pages(present[entry["name"]])
-            except StoreError as error:
-                return str(error)
+                info = check_info(path, table, manifest.run_id)
+            except CorruptShardError as error:
+                yield path, str(error)
+                continue
             if info.rows != entry["rows"]:
-                return f"shard {entry['name']} of table {table} has {info.rows} rows instead of {entry['rows']}"
-    return None
+                yield path, f"shard {display(path)} has {info.rows} rows instead of {entry['rows']}"
+            elif sha256(path) != entry["sha256"]:
+                yield path, changed(path)
 
 
 def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:

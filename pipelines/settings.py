@@ -50,6 +50,8 @@ class Settings:
     live_waiting: int = 8
     live_keep_days: float = 14.0
     live_keep_megabytes: float = 500.0
+    min_free_mb: float = 64.0
+    quota_gb: float = 0.0
 
     @property
     def database_url(self) -> str:
@@ -109,6 +111,8 @@ DOCS: dict[str, tuple[str, str]] = {
     "live_waiting": ("VMOER_LIVE_WAITING", "most inspections that wait at once"),
     "live_keep_days": ("VMOER_LIVE_KEEP_DAYS", "how long results of inspections are kept, days"),
     "live_keep_megabytes": ("VMOER_LIVE_KEEP_MEGABYTES", "how much room they may take; the oldest go first"),
+    "min_free_mb": ("VMOER_MIN_FREE_MB", "a job stops when less than this is free on its disk, MB"),
+    "quota_gb": ("VMOER_QUOTA_GB", "a job is refused when the data folder is larger than this, GB; empty: no limit"),
 }
 
 

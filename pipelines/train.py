@@ -7,6 +7,7 @@ training goes on where it stopped.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def ensure_adapter(context: Context, resident: Resident, folder: Path) -> Log:
         finally:
             adapter.restore()
         _close(folder, result)
-    return read_log(folder)
+    return read_log(_tidied(folder))
 
 
 def ensure_map_routers(context: Context, resident: Resident, folder: Path, dtype: torch.dtype = torch.float32) -> Log:
@@ -82,7 +83,7 @@ def ensure_map_routers(context: Context, resident: Resident, folder: Path, dtype
             finally:
                 tuned.restore()
         _close(folder, result)
-    return read_log(folder)
+    return read_log(_tidied(folder))
 
 
 def train_method(
@@ -120,7 +121,7 @@ def train_method(
                 result.log += tuned_noise(context, resident, handle, _questions(context, part.validation))
             handle.save(folder, dtype=DTYPES[dtype])
         _close(folder, result)
-    return read_log(folder)
+    return read_log(_tidied(folder))
 
 
 def train_all(
@@ -194,12 +195,14 @@ def _train(
 
 
 def _close(folder: Path, result: TrainingResult) -> None:
-    """Write the log, which makes the folder complete, and remove the training state."""
+    """Write the log, which makes the folder complete."""
     write_text(folder / LOG, json.dumps({"best_step": result.best_step, "log": result.log}) + "\n")
-    state = folder / "state"
-    for path in state.iterdir():
-        path.unlink()
-    state.rmdir()
+
+
+def _tidied(folder: Path) -> Path:
+    """A complete folder without its training state, which a training killed in the last moment may have left."""
+    shutil.rmtree(folder / "state", ignore_errors=True)
+    return folder
 
 
 def _questions(context: Context, source: DataSource) -> QuestionSet:

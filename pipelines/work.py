@@ -59,19 +59,21 @@ class Work:
         return planned
 
     def ensure(self, run: RunPlan, name: str, batch: Batch) -> bool:
-        """Make the shards of a batch exist; False when sound ones were there already."""
+        """Make the shards of a batch exist, writing only those that are not; False when all were there already."""
         module = stages.stage(name)
         key = f"{name}/{batch.key}"
-        if all(self._sound(table, run.run_id, key) for table in module.TABLES):
+        missing = [table for table in module.TABLES if not self._sound(table, run.run_id, key)]
+        if not missing:
             return False
         self.context.remember(f"inputs of {run.run_id}", lambda: self._check_inputs(run))
-        self.write(run, key, module.compute(self.context, run, batch), module.TABLES)
+        computed = module.compute(self.context, run, batch)
+        if set(computed) != set(module.TABLES):
+            raise RuntimeError(f"{key} gave {sorted(computed)} instead of {sorted(module.TABLES)}")
+        self.write(run, key, {table: computed[table] for table in missing})
         return True
 
-    def write(self, run: RunPlan, key: str, tables: Mapping[str, Any], expected: tuple[str, ...] | None) -> None:
-        """Write one shard per table; ``expected`` are the tables there must be."""
-        if expected is not None and set(tables) != set(expected):
-            raise RuntimeError(f"{key} gave {sorted(tables)} instead of {sorted(expected)}")
+    def write(self, run: RunPlan, key: str, tables: Mapping[str, Any]) -> None:
+        """Write one shard per table."""
         for table, data in tables.items():
             write_shard(self.context.home, table, run.run_id, key, data)
 

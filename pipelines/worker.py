@@ -19,12 +19,14 @@ from typing import Any
 
 from dbos import DBOS, DBOSConfig
 
-from pipelines import engine, jobs, live, livework
+from pipelines import console, engine, jobs, live, livework
 from pipelines.errors import JobError, PipelineError
+from pipelines.jobdb import connect, opening, serializer
 from pipelines.locks import DeviceLock, live_executors, lock_path
 from pipelines.progress import LISTENERS
 from pipelines.settings import Settings
 from pipelines.spec import Spec
+from pipelines.watch import look_after
 
 _SHUTDOWN_SECONDS = 30.0
 _ADOPT_SECONDS = 5.0
@@ -57,18 +59,22 @@ def _launched(settings: Settings, executor: str, queues: Sequence[str]) -> Itera
         "executor_id": executor,
         "log_level": "CRITICAL",
         "console_log_level": "CRITICAL",
-        "serializer": jobs.serializer(),
+        "serializer": serializer(),
         "run_migrations": True,
     }
-    settings.home.mkdir(parents=True, exist_ok=True)
-    DBOS(config=config)
-    DBOS.listen_queues(list(queues))
-    DBOS.launch()
+    with opening(settings):
+        settings.home.mkdir(parents=True, exist_ok=True)
+        DBOS(config=config)
+        DBOS.listen_queues(list(queues))
+        DBOS.launch()
+    ended = threading.Event()
+    threading.Thread(target=look_after, args=(settings, queues[0], ended, console.say), daemon=True).start()
     try:
         for name in queues:
             DBOS.register_queue(name, worker_concurrency=1, polling_interval_sec=settings.poll_seconds)
         yield
     finally:
+        ended.set()
         DBOS.destroy(workflow_completion_timeout_sec=0)
 
 
@@ -103,7 +109,7 @@ def _adopt(settings: Settings, executor: str, device: str) -> list[str]:
     taken = []
     for job in jobs.list_jobs(settings):
         if job.lost and job.executor != executor:
-            with jobs.connect(settings) as client:
+            with connect(settings) as client:
                 client.resume_workflow(job.job_id, queue_name=jobs.queue_name(device))
             taken.append(job.job_id)
     return taken
@@ -137,13 +143,13 @@ def run_foreground(
     try:
         earlier = jobs.unfinished(spec.experiment, settings)
         if earlier is not None:
-            with jobs.connect(settings) as client:  # its shards are there; this job goes on behind them
+            with connect(settings) as client:  # its shards are there; this job goes on behind them
                 client.cancel_workflow(earlier.job_id)
         job_id = jobs.new_job_id(spec)
         with _launched(settings, executor, [queue]):
             LISTENERS.append(listen)
             try:
-                with jobs.connect(settings) as client:
+                with connect(settings) as client:
                     client.enqueue(
                         {
                             "queue_name": queue,

@@ -150,6 +150,7 @@ def seal(home: layout.Home, run_id: str, **changes: Any) -> RunManifest:
     ``seal(home, run_id, status="finished", ended_at=now())``.
     """
     manifest = replace(read_manifest(home, run_id), **changes)
+    sweep(home, run_id)
     listed = {
         table.name: [
             {"name": path.name, "sha256": files.sha256(path), "rows": shards.check_info(path, table.name, run_id).rows}
@@ -160,6 +161,15 @@ def seal(home: layout.Home, run_id: str, **changes: Any) -> RunManifest:
     manifest = replace(manifest, shards={table: entries for table, entries in listed.items() if entries})
     write_manifest(home, manifest)
     return manifest
+
+
+def sweep(home: layout.Home, run_id: str) -> None:
+    """Remove what killed writers of a run left behind; to be called when nobody is writing its shards or manifest."""
+    for table in schema.tables("fact", "result"):
+        for path in layout.shard_folder(home, table.name, run_id).glob(f".*{files.TEMPORARY_SUFFIX}"):
+            path.unlink(missing_ok=True)
+    for path in layout.runs_folder(home).glob(f".{layout.manifest_path(home, run_id).name}.*{files.TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)
 
 
 def catalog_tables(manifests: Sequence[RunManifest]) -> dict[str, pa.Table]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,13 @@ import duckdb
 import pyarrow as pa
 
 from store import engine, files, layout, schema, shards, summaries, typed
-from store.catalog import list_manifests, read_manifest, write_manifest
-from store.errors import CorruptShardError, StoreError
-from store.publish import listed_shards, publish, refuse_newer, shard_paths
+from store.catalog import RunManifest, list_manifests, read_manifest, sweep, write_manifest
+from store.errors import CorruptShardError, StoreBusyError, StoreError
+from store.locks import only_keeper
+from store.publish import listed_shards, publish, readable_pointer, refuse_newer, shard_paths
+from store.retention import GRACE_SECONDS, remove_unused
 
 ROWS_PER_SHARD = 1_000_000
-GRACE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,37 @@ def compact(
 ) -> Compacted:
     """Merge the shards of one sealed run, or of all; then remove files older than ``grace`` seconds that nothing needs.
 
-    Rows stay the same, sorted by their key. The replaced shards stay on the disk while a generation on it still lists
-    them, so that open readers go on reading.
+    Rows stay the same, sorted by their key. Readers that are open keep what they read for ``grace`` seconds after it
+    was replaced.
     """
     refuse_newer(home)
-    manifests = [read_manifest(home, run_id)] if run_id is not None else list_manifests(home)
-    merged = written = 0
-    for manifest in manifests:
-        if manifest.sealed:
-            before, after = _merge_run(home, manifest.run_id, rows_per_shard)
-            merged, written = merged + before, written + after
-    if merged:
-        publish(home)
-    removed, freed = _remove_unused(home, grace)
-    return Compacted(merged, written, removed, freed)
+    if run_id is not None:
+        read_manifest(home, run_id)
+    if not layout.runs_folder(home).is_dir():
+        return Compacted(0, 0, 0, 0)
+    with only_keeper(home):
+        manifests = [read_manifest(home, run_id)] if run_id is not None else list_manifests(home)
+        merged = written = 0
+        for manifest in manifests:
+            if manifest.sealed:
+                before, after = _merge_run(home, manifest.run_id, rows_per_shard)
+                merged, written = merged + before, written + after
+        if merged or _out_of_step(home, manifests):  # an earlier attempt may have been killed before it published
+            publish(home)
+        removed, freed = remove_unused(home, grace)
+        return Compacted(merged, written, removed, freed)
+
+
+def _out_of_step(home: layout.Home, manifests: list[RunManifest]) -> bool:
+    """Whether the current generation lists other shards of a sealed run than its manifest does."""
+    listed = listed_shards(home, [readable_pointer(home)])
+    wanted = (path for one in manifests if one.sealed for found in shard_paths(home, one).values() for path in found)
+    return any(path not in listed for path in wanted)
 
 
 def _merge_run(home: layout.Home, run_id: str, rows_per_shard: int) -> tuple[int, int]:
     manifest = read_manifest(home, run_id)
+    sweep(home, run_id)
     listed: dict[str, list[dict[str, Any]]] = dict(manifest.shards or {})
     paths = shard_paths(home, manifest)
     before = after = 0
@@ -73,6 +86,8 @@ def _merge_run(home: layout.Home, run_id: str, rows_per_shard: int) -> tuple[int
         ]
         before, after = before + len(entries), after + len(merged)
     if before:
+        if read_manifest(home, run_id) != manifest:
+            raise StoreBusyError(f"run {run_id} was changed while it was compacted: compact again")
         write_manifest(home, replace(manifest, shards=listed))
     return before, after
 
@@ -99,33 +114,10 @@ def _write_merged(
             if held:
                 yield shards.write_shard(home, table.name, run_id, f"{inputs}/{number}", pa.Table.from_batches(held))
         except (duckdb.Error, pa.ArrowException) as error:
-            raise summaries.find_damaged(paths) or StoreError(
-                f"the shards of {shards.display(paths[0].parent)} cannot be merged: {engine.first_line(error)}"
+            raise (
+                files.cannot_write("merged shards", error)
+                or summaries.find_damaged(paths)
+                or StoreError(
+                    f"the shards of {shards.display(paths[0].parent)} cannot be merged: {engine.first_line(error)}"
+                )
             ) from error
-
-
-def _remove_unused(home: layout.Home, grace: float) -> tuple[int, int]:
-    """Remove shards that neither a manifest nor a generation lists; those of an unsealed run all count as listed."""
-    damaged: list[Any] = []
-    needed = listed_shards(home)
-    unsealed: set[str] = set()
-    for manifest in list_manifests(home, damaged):
-        if manifest.sealed:
-            needed.update(path for found in shard_paths(home, manifest).values() for path in found)
-        else:
-            unsealed.add(manifest.run_id)
-    removed = freed = 0
-    if damaged:
-        return 0, 0  # a manifest that cannot be read may list any of them
-    for folder in sorted(layout.facts_folder(home).glob("table=*/run_id=*")):
-        if folder.name.removeprefix("run_id=") in unsealed:
-            continue
-        for path in folder.iterdir():
-            status = path.stat()
-            if path in needed or not layout.is_shard_name(path.name) or time.time() - status.st_mtime < grace:
-                continue
-            path.unlink()
-            removed, freed = removed + 1, freed + status.st_size
-        if not any(folder.iterdir()):
-            folder.rmdir()
-    return removed, freed

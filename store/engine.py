@@ -98,6 +98,14 @@ def attach_generation(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     return version
 
 
+def older_generation(name: str, version: int) -> str:
+    """The sentence about a generation that an earlier version published."""
+    return (
+        f"generation {name} was published with schema version {version}, this VMoER reads {schema.SCHEMA_VERSION}; "
+        "`vmoer verify --repair` builds it anew from the shards"
+    )
+
+
 def damaged_generation(name: str, error: Exception) -> str:
     """The sentence about a generation file that cannot be read."""
     return f"generation {name} is damaged ({first_line(error)}); `vmoer verify --repair` builds it anew from the shards"

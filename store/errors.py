@@ -33,5 +33,13 @@ class MissingStoreError(StoreError):
     """A data folder without a published generation."""
 
 
-class PublisherBusyError(StoreError):
+class StoreBusyError(StoreError):
+    """Another process is doing what only one may do at a time."""
+
+
+class PublisherBusyError(StoreBusyError):
     """Another process holds the publisher's lock."""
+
+
+class WriteError(StoreError):
+    """A file that cannot be written: disk full, read-only, no permission, no file handles left."""

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from store import engine, files, layout, schema, shards
-from store.errors import CorruptShardError, NotFoundError, StoreError
+from store.errors import CorruptShardError, NotFoundError
 from store.reader import Store, connect_generation
 
 FORMATS = ("csv", "parquet", "json", "latex", "duckdb")
@@ -67,14 +67,12 @@ def export_table(
         _check_sealed(store, one, runs)
     provenance = make_card(store, runs, table)
     target = Path(output)
-    try:
-        with files.replacing(target) as temporary:
-            _WRITERS[format](store, chosen, runs, provenance, temporary)
-        if card:
-            text = json.dumps(provenance, indent=1, ensure_ascii=False)
-            files.write_text(target.with_name(f"{target.name}.card.json"), text + "\n")
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+    files.remove_stale(target)
+    with files.replacing(target) as temporary:
+        _WRITERS[format](store, chosen, runs, provenance, temporary)
+    if card:
+        text = json.dumps(provenance, indent=1, ensure_ascii=False)
+        files.write_text(target.with_name(f"{target.name}.card.json"), text + "\n")
     return target
 
 
@@ -141,11 +139,11 @@ def _unlocked(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
-def _run(store: Store, connection: duckdb.DuckDBPyConnection, sql: str, runs: Sequence[str]) -> None:
+def _run(store: Store, connection: duckdb.DuckDBPyConnection, sql: str, runs: Sequence[str] | None = None) -> None:
     try:
-        connection.execute(sql, {"runs": list(runs)})
+        connection.execute(sql, None if runs is None else {"runs": list(runs)})
     except duckdb.Error as error:
-        raise store.explain(sql, error) from error
+        raise files.cannot_write("the export", error) or store.explain(sql, error) from error
 
 
 def _copy(store: Store, table: schema.Table, runs: Sequence[str], columns: str, target: Path, options: str) -> None:
@@ -230,9 +228,9 @@ def latex_text(text: str) -> str:
 
 def _write_duckdb(store: Store, tables: list[schema.Table], runs: list[str], card: dict[str, Any], path: Path) -> None:
     with _unlocked(store) as connection:
-        connection.execute(f"ATTACH {engine.literal(str(path))} AS exported")
+        _run(store, connection, f"ATTACH {engine.literal(str(path))} AS exported")
         for table in tables:
-            connection.execute(engine.create(table).replace("CREATE TABLE ", "CREATE TABLE exported.", 1))
+            _run(store, connection, engine.create(table).replace("CREATE TABLE ", "CREATE TABLE exported.", 1))
             columns = engine.names(table.column_names)
             _run(
                 store,
@@ -240,8 +238,9 @@ def _write_duckdb(store: Store, tables: list[schema.Table], runs: list[str], car
                 f'INSERT INTO exported."{table.name}" SELECT {columns} FROM {_source(store, table, runs)}',
                 runs,
             )
-        connection.execute("CREATE TABLE exported.card AS SELECT $card AS card", {"card": json.dumps(card)})
-        connection.execute("DETACH exported")
+        text = engine.literal(json.dumps(card))
+        _run(store, connection, f"CREATE TABLE exported.card AS SELECT {text} AS card")
+        _run(store, connection, "DETACH exported")
 
 
 _Writer = Callable[[Store, list[schema.Table], list[str], dict[str, Any], Path], None]

@@ -1,29 +1,91 @@
-"""Atomic, durable files: a reader sees the old content or the new one, also after a power cut."""
+"""Atomic, durable files: a reader sees the old content or the new one, also after a power cut or on a full disk."""
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from store.errors import StoreError, WriteError
+
 TEMPORARY_SUFFIX = ".tmp"
+# A younger temporary file may belong to a writer at work.
+LEFTOVER_SECONDS = 60.0
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and start again: what is finished is kept",
+    errno.EDQUOT: "the disk quota is used up; free some space and start again: what is finished is kept",
+    errno.EFBIG: "it would be larger than a file may be here",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "there is no permission to write there",
+    errno.EPERM: "there is no permission to write there",
+    errno.EMFILE: "this process has as many files open as it may (`ulimit -n`)",
+    errno.ENFILE: "this machine has as many files open as it can",
+}
+
+# What a library's text may be searched for: these errors come from writing, or hit reading and writing alike.
+_IN_TEXT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
+
+
+def cannot_write(name: str, error: Exception) -> WriteError | None:
+    """The refusal for what the operating system said about writing ``name``; None when it is about something else.
+
+    Libraries in C++ pass on its words, not its number.
+    """
+    found: int | None = error.errno if isinstance(error, OSError) else None
+    if found not in _REASONS:
+        text = str(error)
+        found = next((number for number in _IN_TEXT if os.strerror(number) in text), None)
+    if found is not None:
+        return WriteError(f"cannot write {name}: {_REASONS[found]}")
+    if isinstance(error, OSError):
+        return WriteError(f"cannot write {name}: {error.strerror or error}")
+    return None
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path in the same folder that becomes ``path`` when the block ends without an error.
+
+    What the operating system refuses is raised as ``WriteError``; nothing half-written stays, side files included.
+    """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()  # who may not write here learns it from Python, whatever library writes next
+        temporary.unlink()
         yield temporary
         sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
+    except Exception as error:
+        refused = None if isinstance(error, StoreError) else cannot_write(path.name, error)
+        if refused is not None:
+            raise refused from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error above is the one to show
+            remove_with_sides(temporary)
+
+
+def remove_stale(path: Path) -> None:
+    """Remove what a killed writer of ``path`` left, unless it is so young that its writer may be at work."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY_SUFFIX}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
+                left.unlink()
+
+
+def remove_with_sides(path: Path) -> None:
+    """Remove a file and what a database keeps beside it (``.wal``)."""
+    for left in (path, *path.parent.glob(f"{glob.escape(path.name)}.*")):
+        left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from store import engine, files, layout, schema, shards, summaries
+from store import engine, files, layout, locks, schema, shards, summaries
 from store.catalog import RunManifest, catalog_tables, list_manifests
 from store.errors import CorruptStoreError, MissingStoreError, PublisherBusyError, StoreError
 
@@ -41,21 +39,23 @@ def publish(home: layout.Home, timeout: float = 60.0, reuse: bool = True) -> int
     read does not stop the others: it is listed in ``Store.problems``. Waits up to ``timeout`` seconds for another
     publisher. Without ``reuse`` nothing is copied: every row is made anew from the shards.
     """
-    layout.generations_folder(home).mkdir(parents=True, exist_ok=True)
     with _only_publisher(home, timeout):
         _sweep(home)
-        current = _readable_pointer(home)
+        current = readable_pointer(home)
         number = max([*generations(home), current], default=0) + 1
         path = layout.generation_path(home, number)
         previous = _usable(layout.generation_path(home, current)) if current and reuse else None
         with files.replacing(path) as temporary:
             try:
                 _build(home, temporary, number, previous)
-            except duckdb.Error:
+            except duckdb.Error as error:
+                refused = files.cannot_write(path.name, error)
+                if refused is not None:
+                    raise refused from error
                 if previous is None:
-                    raise
+                    raise StoreError(f"{path.name} cannot be built: {engine.first_line(error)}") from error
                 # The previous file opened but could not be copied from: everything can be made from the shards.
-                _remove_database(temporary)
+                files.remove_with_sides(temporary)
                 _build(home, temporary, number, None)
         files.write_text(layout.current_path(home), f"{path.name}\n")
         _prune(home, number)
@@ -107,25 +107,11 @@ def shard_paths(home: layout.Home, manifest: RunManifest) -> dict[str, list[Path
     }
 
 
-@contextmanager
-def _only_publisher(home: layout.Home, timeout: float) -> Iterator[None]:
-    """Hold the operating system's lock on the publisher's file; it is freed even when the holder is killed."""
-    deadline = time.monotonic() + timeout
-    descriptor = os.open(layout.generations_folder(home) / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise PublisherBusyError(
-                        f"another process is publishing results in {home}; waited {timeout:g} s for it: try again later"
-                    ) from None
-                time.sleep(0.02)
-        yield
-    finally:
-        os.close(descriptor)
+def _only_publisher(home: layout.Home, timeout: float) -> AbstractContextManager[None]:
+    busy = PublisherBusyError(
+        f"another process is publishing results in {home}; waited {timeout:g} s for it: try again later"
+    )
+    return locks.exclusive(layout.generations_folder(home) / ".lock", timeout, busy)
 
 
 def _build(home: layout.Home, target: Path, number: int, previous: Path | None) -> None:
@@ -227,7 +213,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) ->
     connection.unregister("incoming")
 
 
-def _readable_pointer(home: layout.Home) -> int:
+def readable_pointer(home: layout.Home) -> int:
     """The generation that CURRENT names, 0 when there is none or it is damaged: publishing writes it anew."""
     try:
         return current_number(home) or 0
@@ -245,10 +231,10 @@ def _usable(path: Path) -> Path | None:
     return path if version == schema.SCHEMA_VERSION else None
 
 
-def listed_shards(home: layout.Home) -> set[Path]:
-    """The shards that any generation on the disk lists: open readers may be reading them."""
+def listed_shards(home: layout.Home, numbers: Sequence[int] | None = None) -> set[Path]:
+    """The shards that the given generations list, or any on the disk: open readers may be reading them."""
     found: set[Path] = set()
-    for number in generations(home):
+    for number in generations(home) if numbers is None else numbers:
         with engine.connect(threads=1) as connection:
             try:
                 engine.attach_generation(connection, layout.generation_path(home, number))
@@ -270,13 +256,12 @@ def leftovers(home: layout.Home) -> list[Path]:
 
 def _sweep(home: layout.Home) -> None:
     """Remove what killed publishers left; the lock is held, so no other publisher is at work."""
-    for path in layout.generations_folder(home).glob(f".*{files.TEMPORARY_SUFFIX}*"):
+    current = layout.current_path(home).name
+    for path in [
+        *layout.generations_folder(home).glob(f".*{files.TEMPORARY_SUFFIX}*"),
+        *Path(home).glob(f".{current}.*{files.TEMPORARY_SUFFIX}"),
+    ]:
         path.unlink(missing_ok=True)
-
-
-def _remove_database(path: Path) -> None:
-    for leftover in path.parent.glob(f"{path.name}*"):
-        leftover.unlink(missing_ok=True)
 
 
 def _prune(home: layout.Home, current: int) -> None:

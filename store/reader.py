@@ -152,7 +152,9 @@ def connect_generation(
     """
     connection = engine.connect(threads=threads, memory_limit=memory_limit)
     try:
-        engine.attach_generation(connection, layout.generation_path(folder, number))
+        version = engine.attach_generation(connection, layout.generation_path(folder, number))
+        if version < schema.SCHEMA_VERSION:
+            raise CorruptStoreError(engine.older_generation(f"vmoer-{number}.duckdb", version))
         for table in schema.tables("catalog", "result", "derived"):
             connection.execute(f'CREATE VIEW "{table.name}" AS SELECT * FROM generation."{table.name}"')
         if locked:

@@ -20,8 +20,6 @@ from store.publish import current_number, leftovers, listed_shards, publish, sha
 
 PROBABILITY_TOLERANCE = 1e-6
 SUM_TOLERANCE = 1e-9
-# Younger temporary files may belong to a writer at work.
-LEFTOVER_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ def _check_orphans(home: layout.Home) -> Iterator[Problem]:
 def _check_leftovers(home: layout.Home, repair: bool) -> Iterator[Problem]:
     for path in leftovers(home):
         try:
-            if time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
+            if time.time() - path.stat().st_mtime < files.LEFTOVER_SECONDS:
                 continue
             if repair:
                 path.unlink(missing_ok=True)
@@ -222,7 +220,10 @@ def _check_generation(home: layout.Home, manifests: list[RunManifest]) -> Iterat
     path = layout.generation_path(home, number)
     with engine.connect(threads=1) as connection:
         try:
-            engine.attach_generation(connection, path)
+            version = engine.attach_generation(connection, path)
+            if version < schema.SCHEMA_VERSION:
+                yield Problem("generation", "", _relative(home, path), engine.older_generation(path.name, version))
+                return
             for manifest in manifests:
                 yield from _check_copies(connection, home, manifest, _relative(home, path))
         except (MissingStoreError, CorruptStoreError) as error:

@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Bundled models: list them, or fetch and build one.", no_args_is_help=True)
 jobs_app = typer.Typer(help="Jobs: list, cancel, resume, read the log.", no_args_is_help=True)
+runs_app = typer.Typer()
+app.add_typer(runs_app, name="runs")
 app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
 

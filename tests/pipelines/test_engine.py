@@ -118,7 +118,7 @@ def test_damaged_and_missing_shards_are_computed_again_by_resume(
     assert len(verify(home)) > 0
     done = vmoer(home, "run", str(spec_file), "--device", "cpu", "--resume")
     assert done.returncode == 0, done.stderr
-    assert "its damaged shards are computed again" in done.stderr
+    assert done.stderr.count("it is computed again") == 2
     assert verify(home) == []
     assert_same_tables(home, undisturbed)
 

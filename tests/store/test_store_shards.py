@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from store import files, layout, schema, shards, typed
-from store.errors import CorruptShardError, InvalidDataError, NewerSchemaError
+from store.errors import CorruptShardError, InvalidDataError, NewerSchemaError, WriteError
 from store.shards import write_shard
 
 RUN = "m.fcvr.in-router.0"
@@ -208,7 +208,7 @@ def test_a_failed_write_leaves_the_old_shard_and_no_temporary_file(tmp_path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "sync_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match="the disk is full"):
         write_shard(tmp_path, "ood_scores", RUN, "a", _score(2))
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]

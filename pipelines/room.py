@@ -1,0 +1,59 @@
+"""Room on the disk: what is asked before a job starts and before each step writes."""
+
+from __future__ import annotations
+
+import shutil
+
+from pipelines.errors import PipelineError
+from pipelines.settings import Settings
+
+_MB = 1_000_000
+
+
+def size(n_bytes: int) -> str:
+    """A number of bytes as a person reads it, in decimal units."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes} bytes"
+
+
+def free_bytes(settings: Settings) -> int:
+    """What is free on the disk of the data folder."""
+    return shutil.disk_usage(settings.home).free
+
+
+def refuse_full_disk(settings: Settings) -> None:
+    """Raise when less than ``min_free_mb`` is free where the data folder lies.
+
+    The job database waits for room as long as it takes; ending the job while there still is some says why instead.
+    """
+    free = free_bytes(settings) / _MB
+    if free < settings.min_free_mb:
+        raise PipelineError(
+            f"only {free:.1f} MB are free where {settings.home.name} lies, and a job needs {settings.min_free_mb:g} MB "
+            "(VMOER_MIN_FREE_MB): free some space and start again; what is finished is kept"
+        )
+
+
+def refuse_over_quota(settings: Settings) -> None:
+    """Raise when the data folder is larger than ``quota_gb``, saying what would free how much."""
+    from store.retention import reclaimable, run_sizes
+
+    if not settings.quota_gb:
+        return
+    held = sum(path.lstat().st_size for path in settings.home.rglob("*") if path.is_file())
+    if held <= settings.quota_gb * 1e9:
+        return
+    ways = []
+    waste = reclaimable(settings.home)
+    if waste:
+        ways.append(f"`vmoer compact` frees {size(waste)}")
+    runs = run_sizes(settings.home)
+    if runs:
+        largest = max(runs, key=lambda run_id: runs[run_id])
+        ways.append(f"`vmoer runs rm {largest}` {size(runs[largest])}, all {len(runs)} runs {size(sum(runs.values()))}")
+    raise PipelineError(
+        f"the data folder holds {size(held)}, more than the quota of {settings.quota_gb:g} GB (VMOER_QUOTA_GB)"
+        + (f": {'; '.join(ways)}" if ways else "")
+    )
