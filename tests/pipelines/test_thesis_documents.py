@@ -1,0 +1,42 @@
+"""The documents in ``docs/results`` are what the code makes of the archived runs, to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.demo import ARCHIVES
+from pipelines.settings import Settings
+from pipelines.thesis.reproduce import write_document
+from store.archive import MAX_BYTES, read_archive
+from store.verify import verify
+
+DOCUMENTS = sorted((Path(__file__).parents[2] / "docs" / "results").glob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archived")
+    for archive in sorted(ARCHIVES.glob("*.zip")):
+        read_archive(archive, folder)
+    return folder
+
+
+def test_archives_are_small_and_sound(home: Path) -> None:
+    archives = list(ARCHIVES.glob("*.zip"))
+    assert archives
+    assert sum(path.stat().st_size for path in archives) <= MAX_BYTES
+    assert verify(home) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_document_is_made_by_the_code(document: Path, home: Path, tmp_path: Path) -> None:
+    suite, _, rest = document.stem.partition("-")
+    model, _, form = rest.rpartition("-")
+    for made in write_document(suite, form, model, Settings(home=home), tmp_path):
+        assert made.read_text() == (document.parent / made.name).read_text()
+
+
+def test_there_is_a_document_per_archive() -> None:
+    assert {path.stem for path in DOCUMENTS} == {path.stem for path in ARCHIVES.glob("*.zip")}
