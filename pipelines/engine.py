@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines import stages
 from pipelines.context import Context, run_label
-from pipelines.errors import JobError, PipelineError
+from pipelines.errors import JobError, PipelineError, SpecError
 from pipelines.jobdb import reason_of
 from pipelines.joblog import JobLog
 from pipelines.jobs import WORKFLOW, get_job
@@ -254,7 +254,8 @@ class _Experiment:
         # refused before anything is computed or written
         refuse_newer(self.home)
         for method in context.spec.methods:
-            routers.get(method)
+            if not routers.get(method).closed_form and "closed-form" in context.spec.estimators:
+                raise SpecError(f"estimators: {method} has no closed form to average in; leave closed-form out")
         runs = context.spec.runs()
         done = [run.run_id for run in runs if finished(context, run)]
         todo = [run for run in runs if run.run_id not in done]

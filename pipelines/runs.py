@@ -105,7 +105,7 @@ def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
         ]
         runs += noise
         for estimator in spec.estimators:
-            samples = spec.samples if estimator == "in-router" else spec.answer_samples
+            samples = {"in-router": spec.samples, "closed-form": 1}.get(estimator, spec.answer_samples)
             heads = [
                 plan(method, estimator, control, samples, *baselines)
                 for control in ("untrained", "beta-zero")

@@ -39,6 +39,7 @@ def score(
         prompts,
         options,
         samples=samples,
+        positions=context.spec.predictive_positions,
         batch_tokens=context.spec.batch_tokens,
         **arguments,
     )

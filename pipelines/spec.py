@@ -18,6 +18,7 @@ from pipelines.runs import RunPlan, expand
 from pipelines.settings import Settings, load_settings
 
 Stage = Literal["trace", "susceptibility", "leverage", "evaluate", "ood", "efficiency"]
+Estimator = Literal["in-router", "closed-form", "predictive"]
 Control = Literal["untrained", "beta-zero", "non-routing-noise", "moe-noise"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 CONTROLS: tuple[Control, ...] = get_args(Control)
@@ -222,11 +223,10 @@ class Spec(_Part):
     ]
     options: dict[str, dict[str, int | float | bool | str]] = {}
     layers: Layers = None
-    estimators: Annotated[list[Literal["in-router", "predictive"]], Field(min_length=1), BeforeValidator(_distinct)] = [
-        "in-router"
-    ]
+    estimators: Annotated[list[Estimator], Field(min_length=1), BeforeValidator(_distinct)] = ["in-router"]
     samples: Annotated[int, Field(ge=1, le=1000)] = 35
     predictive_samples: Annotated[int, Field(ge=2, le=1000)] | None = None
+    predictive_positions: Literal["all", "scored"] = "all"
     controls: Annotated[list[Control], BeforeValidator(_distinct)] = ["untrained", "non-routing-noise"]
     adapter: Annotated[Adapter, BeforeValidator(_routers)] | None = None
     map_routers: Annotated[MapRouters, BeforeValidator(_routers)] | None = None
@@ -272,8 +272,14 @@ class Spec(_Part):
         return self.predictive_samples if self.predictive_samples is not None else max(2, min(self.samples, 8))
 
     def canonical(self) -> dict[str, Any]:
-        """Everything the spec says, defaults written out, as plain JSON values."""
-        return self.model_dump(mode="json", by_alias=True)
+        """Everything the spec says, defaults written out, as plain JSON values.
+
+        Fields that came later are left out at their default, so that older specs keep their identity.
+        """
+        values = self.model_dump(mode="json", by_alias=True)
+        if values["predictive_positions"] == "all":
+            del values["predictive_positions"]
+        return values
 
     @property
     def experiment(self) -> str:

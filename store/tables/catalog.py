@@ -48,7 +48,7 @@ CATALOG: tuple[Table, ...] = (
             ("name", "VARCHAR", "experiment name from the spec"),
             ("model", "VARCHAR", "model name, as in `models.model`"),
             ("method", "VARCHAR", "registry name: deterministic, temperature, mfvr, fcvr, …"),
-            ("estimator", "VARCHAR", "none (deterministic), in-router or predictive"),
+            ("estimator", "VARCHAR", "none (deterministic), in-router, closed-form or predictive"),
             (
                 "control",
                 "VARCHAR",
@@ -56,7 +56,7 @@ CATALOG: tuple[Table, ...] = (
                 "deterministic baselines: unadapted, pretrained-routers, map-routers",
             ),
             ("layers", "USMALLINT[]", "layers that carry a Bayesian router; empty when deterministic"),
-            ("samples", "USMALLINT", "Monte-Carlo samples; 1 when deterministic"),
+            ("samples", "USMALLINT", "Monte-Carlo samples; 1 when deterministic or in closed form"),
             ("seed", "BIGINT", "sampling seed"),
             ("dtype", "VARCHAR", "dtype of the model's weights; routing is always float32"),
             ("device", "VARCHAR", "device the run was computed on"),

@@ -98,7 +98,10 @@ def test_malformed_yaml_gets_one_sentence(text: str, sentence: str) -> None:
         ({"layers": [-1]}, "layers: layers are block indices from 0"),
         ({"layers": "last:0"}, "layers: 'last:0' is no layer selection"),
         ({"layers": {}}, "layers: not a layer selection"),
-        ({"estimators": ["both"]}, "estimators[0]: must be one of 'in-router' or 'predictive' (found 'both')"),
+        (
+            {"estimators": ["both"]},
+            "estimators[0]: must be one of 'in-router', 'closed-form' or 'predictive' (found 'both')",
+        ),
         ({"stages": ["ood"]}, "stage ood ranks answers, so add evaluate"),
         ({"leverage": {"draws": 2}}, "leverage.draws: must be greater than or equal to 3"),
         ({"noise": {"gammas": [float("nan")]}}, "noise.gammas[0]"),
@@ -136,9 +139,17 @@ def test_same_spec_written_differently_has_the_same_identity() -> None:
     assert spec().experiment == spec(samples=35, seed=0).experiment
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"samples": 34}, {"name": "other"}, {"store_text": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 1}, {"samples": 34}, {"name": "other"}, {"store_text": True}, {"predictive_positions": "scored"}],
+)
 def test_any_change_changes_the_identity(changes: dict[str, object]) -> None:
     assert spec(**changes).experiment != spec().experiment
+
+
+def test_a_field_that_came_later_leaves_older_identities_alone() -> None:
+    assert "predictive_positions" not in spec().canonical()
+    assert spec(predictive_positions="all").experiment == spec().experiment
 
 
 def test_runs_begin_with_the_baseline_and_carry_both_controls() -> None:
@@ -154,6 +165,11 @@ def test_runs_begin_with_the_baseline_and_carry_both_controls() -> None:
     ]
     assert [run.samples for run in runs] == [1, 8, 35, 35, 8, 8]
     assert len({run.run_id for run in runs}) == 6
+
+
+def test_the_closed_form_takes_no_samples() -> None:
+    runs = spec(methods=["fcvr"], estimators=["closed-form"], controls=[]).runs()
+    assert [(run.estimator, run.samples) for run in runs] == [("none", 1), ("closed-form", 1)]
 
 
 def test_a_run_comes_after_everything_it_is_compared_with() -> None:
