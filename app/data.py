@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pandas as pd
 import streamlit as st
 
 from app.settings import Settings
-from store import queries
+from store import queries, schema
+from store.export import export_table
 from store.reader import Store, open_store
 
 Key = tuple[str, str, int]
@@ -52,6 +54,18 @@ class Data:
     def __call__(self, name: str, *arguments: Any, **options: Any) -> pd.DataFrame:
         """The result of ``store.queries.<name>(store, *arguments, **options)``; arguments must be hashable."""
         return _cached(self.key, name, arguments, tuple(sorted(options.items())))
+
+    def stored_bytes(self, run_ids: tuple[str, ...], tables: tuple[str, ...]) -> int:
+        """How many bytes of shards the runs have in these tables; tables without shards count as nothing."""
+        store = _store(self.key)
+        kinds = {"fact", "result"}
+        named = [name for name in tables if schema.TABLES[name].kind in kinds]
+        return sum(path.stat().st_size for name in named for path in store.shards(name, list(run_ids)))
+
+    def exported(self, run_ids: tuple[str, ...], table: str | None, form: str) -> bytes:
+        """One table of the runs as a file's bytes, or every table (``duckdb``); see ``store.export``."""
+        with tempfile.TemporaryDirectory(prefix="vmoer-export-") as folder:
+            return export_table(_store(self.key), run_ids, table, form, Path(folder) / f"export.{form}").read_bytes()
 
 
 def open_data(home: Path) -> Data | None:

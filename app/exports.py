@@ -28,14 +28,14 @@ _LATEX = {
 }  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """``value`` as JSON knows it: lists for arrays, ``None`` for missing."""
     if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
+        return [plain_json(item) for item in value.tolist()]
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
@@ -44,14 +44,14 @@ def _plain(value: Any) -> Any:
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): _plain(value) for name, value in row.items()} for row in frame.to_dict(orient="records")]
+    return [{str(name): plain_json(value) for name, value in row.items()} for row in frame.to_dict(orient="records")]
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:
     """``frame`` as UTF-8 CSV; text that a spreadsheet would run as a formula is prefixed with an apostrophe."""
 
     def safe(value: Any) -> Any:
-        value = _plain(value)
+        value = plain_json(value)
         if isinstance(value, list):
             value = json.dumps(value)
         return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
@@ -65,7 +65,7 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 def parquet_bytes(frame: pd.DataFrame, card: Mapping[str, Any]) -> bytes:
     """``frame`` as zstd Parquet with the card as JSON under the schema key ``vmoer``."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    metadata = {**(table.schema.metadata or {}), b"vmoer": json.dumps(_plain(card)).encode("utf-8")}
+    metadata = {**(table.schema.metadata or {}), b"vmoer": json.dumps(plain_json(card)).encode("utf-8")}
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
     return buffer.getvalue()
@@ -73,14 +73,14 @@ def parquet_bytes(frame: pd.DataFrame, card: Mapping[str, Any]) -> bytes:
 
 def json_bytes(frame: pd.DataFrame, card: Mapping[str, Any]) -> bytes:
     """``{"card": …, "rows": […]}`` with ``null`` for missing values."""
-    return json.dumps({"card": _plain(card), "rows": _rows(frame)}, ensure_ascii=False, indent=1).encode("utf-8")
+    return json.dumps({"card": plain_json(card), "rows": _rows(frame)}, ensure_ascii=False, indent=1).encode("utf-8")
 
 
 def latex_bytes(frame: pd.DataFrame, card: Mapping[str, Any], caption: str) -> bytes:
     """A booktabs table with the card as comments above it; needs ``\\usepackage{booktabs}``."""
 
     def cell(value: Any) -> str:
-        value = _plain(value)
+        value = plain_json(value)
         if value is None:
             return "--"
         if isinstance(value, float):
@@ -90,7 +90,7 @@ def latex_bytes(frame: pd.DataFrame, card: Mapping[str, Any], caption: str) -> b
         return "".join(_LATEX.get(character, character) for character in str(value))
 
     numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
-    comments = [f"% {line}" for line in json.dumps(_plain(card), ensure_ascii=False, indent=1).splitlines()]
+    comments = [f"% {line}" for line in json.dumps(plain_json(card), ensure_ascii=False, indent=1).splitlines()]
     lines = [
         *comments,
         r"\begin{table}",
@@ -114,7 +114,7 @@ def chart_spec(chart: alt.TopLevelMixin, title: str, card: Mapping[str, Any]) ->
     spec["datasets"] = {name: _rows(frame) for name, (frame, _) in frames.items()}
     spec["title"] = {"text": title, "anchor": "start", "fontSize": 15, "offset": 12}
     spec["config"] = {**spec.get("config", {}), **palette.export_config("light")}
-    spec["usermeta"] = _plain(card)
+    spec["usermeta"] = plain_json(card)
     # On screen the browser decides the width; a file needs one.
     if not {"width", "concat", "vconcat"} & spec.keys():
         spec["width"] = 860

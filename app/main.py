@@ -27,6 +27,7 @@ PAGES = [
     st.Page("views/ood.py", title="OoD detection", url_path="ood"),
     st.Page("views/compare.py", title="Compare", url_path="compare"),
     st.Page("views/training.py", title="Training", url_path="training"),
+    st.Page("views/export.py", title="Export", url_path="export"),
 ]
 
 page = st.navigation(PAGES, position="top")

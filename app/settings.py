@@ -33,12 +33,16 @@ class Settings:
         metadata={"env": "VMOER_APP_MAX_TOKENS", "help": "tokens of one prompt shown token by token"},
     )
     max_drill: int = field(
-        default=100_000,
+        default=20_000,
         metadata={"env": "VMOER_APP_MAX_DRILL", "help": "tokens of one layer read from the facts for a drill-down"},
     )
     max_overlap: int = field(
-        default=200,
+        default=50,
         metadata={"env": "VMOER_APP_MAX_OVERLAP", "help": "shared questions over which two runs' experts are compared"},
+    )
+    max_export: int = field(
+        default=50,
+        metadata={"env": "VMOER_APP_MAX_EXPORT", "help": "megabytes of stored shards a page turns into one download"},
     )
     bootstrap: int = field(
         default=1000,

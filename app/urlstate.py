@@ -95,6 +95,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("by", "ranking", _text),
         Parameter("expert", "expert", _index),
         Parameter("curve", "curve", _text),
+        Parameter("table", "table", _text),
     )
 }
 

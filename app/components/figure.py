@@ -118,6 +118,19 @@ def table_behind(table: pd.DataFrame, *, key: str) -> None:
         st.dataframe(table, hide_index=True, key=f"{key}.frame", alt=f"The numbers plotted above, {len(table)} rows")
 
 
+def one_chart(chart: Drawing) -> alt.TopLevelMixin:
+    """Small multiples as one chart, each with its title, for files; a single chart as it is."""
+    if not isinstance(chart, Sequence):
+        return chart
+    titled = [
+        tile.chart.properties(
+            title=alt.Title(tile.title, subtitle=list(tile.lines)), **({"width": tile.width} if tile.width else {})
+        )
+        for tile in chart
+    ]
+    return alt.concat(*titled, columns=4)
+
+
 def downloads(
     table: pd.DataFrame,
     chart: Drawing | None,
@@ -130,15 +143,8 @@ def downloads(
     stem = key.replace(".", "-")
 
     def spec() -> dict[str, Any]:
-        if not isinstance(chart, Sequence):
-            return exports.chart_spec(chart, title, card)
-        titled = [
-            tile.chart.properties(
-                title=alt.Title(tile.title, subtitle=list(tile.lines)), **({"width": tile.width} if tile.width else {})
-            )
-            for tile in chart
-        ]
-        return exports.chart_spec(alt.concat(*titled, columns=4), title, card)
+        assert chart is not None
+        return exports.chart_spec(one_chart(chart), title, card)
 
     tables: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("CSV", "csv", "text/csv", lambda: exports.csv_bytes(table)),

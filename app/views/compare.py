@@ -17,6 +17,7 @@ from app.components.link import go
 from app.components.page import Page, open_page
 from app.components.prompt import draw_prompt
 from app.components.stepper import stepper
+from app.sections import paired
 from vmoer.metrics import definition
 
 PATH = "views/compare.py"
@@ -28,13 +29,6 @@ def paired_differences(key: tuple[Any, ...], _paired: pd.DataFrame, n_resamples:
     """Paired differences that no stage has stored; ``key`` names generation, runs and data set for the cache."""
     del key
     return pairs.computed_differences(_paired, n_resamples)
-
-
-def paired(page: Page, first: str, second: str) -> pd.DataFrame:
-    """The questions that both runs answered, with what became of each answer."""
-    rows = page.data("paired_predictions", first, second)
-    right = zip(rows["correct_a"].astype(bool), rows["correct_b"].astype(bool), strict=True)
-    return rows.assign(outcome=[pairs.outcome(a, b) for a, b in right])
 
 
 def draw_differences(page: Page, first: str, second: str, rows: pd.DataFrame) -> None:
@@ -269,6 +263,8 @@ def render() -> None:
     st.caption(pairs.shared_note(counts[0], counts[1], len(rows)))
     if page.run(first)["model"] != page.run(second)["model"]:
         st.warning("The runs are of different models; their experts cannot be matched, so only answers are compared.")
+    query = {"run": second, "baseline": first}
+    st.page_link("views/export.py", label="Take this comparison with you as a report →", query_params=query)
     draw_differences(page, first, second, rows)
     draw_answers(page, first, second, rows)
     if page.run(first)["model"] == page.run(second)["model"]:

@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import runs as run_names
+from app.auroc import INVERTED, POSITIONS, auroc_rows, by_role, score_label
 from app.charts import ood as charts
 from app.charts.ood import matched_dots
 from app.components import states
@@ -18,43 +19,8 @@ from app.palette import ROLE_LABELS
 from vmoer.metrics import DEFINITIONS
 
 PATH = "views/ood.py"
-POSITIONS = {"answer": "answer", "final_prompt_token": "last token", "prompt_mean": "prompt mean"}
 AGGREGATIONS = {"none": "none", "mean_layers": "mean over layers"}
 CURVES = {"roc": "ROC", "pr": "precision–recall"}
-INVERTED = "INVERTED"
-
-
-def score_label(score: str, position: str, aggregation: str) -> str:
-    """A score with where it was read."""
-    where = [] if position == "answer" else [POSITIONS.get(position, position)]
-    where += [] if aggregation in ("none", "mean_layers") else [aggregation]
-    return score if not where else f"{score} ({', '.join(where)})"
-
-
-def verdict(value: float, low: float | None, high: float | None) -> str:
-    """What an AUROC says: inverted, better than chance, or not told apart from chance."""
-    if value < 0.5:
-        return INVERTED if high is not None and high < 0.5 else f"{INVERTED} (interval holds 0.5)"
-    return "above chance" if low is not None and low > 0.5 else "not told apart from chance"
-
-
-def auroc_rows(page: Page, run_id: str) -> pd.DataFrame:
-    """AUROC, AUPRC and FPR@95TPR of the run, one row per score × position × aggregation × OoD set."""
-    metrics = page.data("metrics", run_ids=(run_id,))
-    rows = metrics[metrics["metric"] == "auroc"].copy()
-    catalog = page.data("datasets", experiment=page.run(run_id)["experiment"]).set_index("dataset")["role"]
-    rows["role"] = rows["dataset"].map(catalog)
-    rows = rows[rows["role"].isin(charts.OOD_ROLES) & rows["value"].notna()].reset_index(drop=True)
-    keys = zip(rows["score"], rows["position_rule"], rows["aggregation"], strict=True)
-    rows["label"] = [score_label(*key) for key in keys]
-    bounds = zip(rows["value"], rows["ci_low"], rows["ci_high"], strict=True)
-    rows["verdict"] = [verdict(*bound) for bound in bounds]
-    return rows.sort_values(["role", "dataset"], key=_by_role, kind="stable").reset_index(drop=True)
-
-
-def _by_role(column: pd.Series) -> pd.Series:
-    """Roles in their own order, names by the alphabet."""
-    return column.map(list(ROLE_LABELS).index) if column.name == "role" else column
 
 
 def draw_score(page: Page, run_id: str, scores: pd.DataFrame, score: str, label: str) -> None:
@@ -233,11 +199,12 @@ def render() -> None:
         return
     values = page.data("ood_scores", run_id, score, position, aggregation)
     values = values[values["role"] != "validation"]
-    values = values.sort_values(["role", "dataset"], key=_by_role, kind="stable").reset_index(drop=True)
+    values = values.sort_values(["role", "dataset"], key=by_role, kind="stable").reset_index(drop=True)
     link.select("curve", "Curve", list(CURVES), show=lambda name: CURVES[name], kind="buttons")
     draw_score(page, run_id, values, score, score_label(score, position, aggregation))
     draw_control(page, run_id, values, score_label(score, position, aggregation))
-    rows = auroc_rows(page, run_id)
+    roles = page.data("datasets", experiment=page.run(run_id)["experiment"]).set_index("dataset")["role"]
+    rows = auroc_rows(page.data("metrics", run_ids=(run_id,), names=("auroc",)), roles)
     if rows.empty:
         states.empty("No AUROC is stored for this run", why="It needs an in-distribution and an OoD data set.")
         return

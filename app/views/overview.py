@@ -31,6 +31,7 @@ DOORS = (
     ("views/ood.py", "OoD detection", "Which score notices questions from elsewhere?"),
     ("views/compare.py", "Compare", "What changed against the deterministic run, down to one token?"),
     ("views/training.py", "Training", "How did the routers learn, and when did they stop?"),
+    ("views/export.py", "Export", "Take tables, one database file or a report with you."),
 )
 
 
@@ -61,7 +62,6 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
                 "method": run["method"],
                 "estimator": run["estimator"],
                 "control": run["control"],
-                "data set": dataset,
             }
             baseline = run_names.deterministic_of(page.runs, run["run_id"])
             said = verdicts.chips(
@@ -70,8 +70,14 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
                 against.get((run["run_id"], baseline), compared[:0]),
                 auroc.get(run["run_id"], EMPTY_AUROC),
             )
-            number: dict[str, Any] = {"run_id": run["run_id"], **key, "status": run["status"], "verdicts": said}
-            text: dict[str, Any] = {"verdicts": said, **key, "status": run["status"]}
+            number: dict[str, Any] = {
+                "run_id": run["run_id"],
+                **key,
+                "status": run["status"],
+                "data set": dataset,
+                "verdicts": said,
+            }
+            text: dict[str, Any] = {**key, "verdicts": said}
             for metric in METRICS:
                 found = (
                     metrics.loc[[(run["run_id"], dataset, metric)]]
@@ -86,7 +92,12 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
                 if n is not None:
                     number["n"] = text["n"] = int(n)
             number["samples"] = text["samples"] = run["samples"]
-            text |= {"all data sets": run_names.as_list(run["datasets"]), "run": run["run_id"]}
+            text |= {
+                "data set": dataset,
+                "status": run["status"],
+                "all data sets": run_names.as_list(run["datasets"]),
+                "run": run["run_id"],
+            }
             numbers.append(number)
             texts.append(text)
     return pd.DataFrame(numbers), pd.DataFrame(texts)
@@ -142,7 +153,7 @@ def draw_doors(page: Page, run_id: str) -> None:
 
 def _door(path: str, name: str, lead: str, run_id: str, baseline: str | None) -> None:
     query: dict[str, Any] = {"run": run_id}
-    if path.endswith("compare.py") and baseline not in (None, run_id):
+    if path.endswith(("compare.py", "export.py")) and baseline not in (None, run_id):
         query["baseline"] = baseline
     if path.endswith("calibration.py"):
         query = {"runs": list(dict.fromkeys([baseline or run_id, run_id]))}

@@ -18,6 +18,10 @@ UNCERTAINTIES = {
     "changed": "avg((overlap < len(expert_index))::INTEGER)",
     "top_k_margin": "-avg(top_k_margin)",
 }
+_READ = (
+    "dataset, example_id, position, expert_index, gate_weight, base_expert_index, overlap, routing_entropy, "
+    "logit_variance, top_k_margin"
+)
 _MEANS = """
     avg(routing_entropy) AS mean_entropy, avg(logit_variance) AS mean_variance,
     avg((overlap < len(expert_index))::INTEGER) AS share_changed, avg(top_k_margin) AS mean_margin
@@ -27,7 +31,7 @@ _MEANS = """
 def _slice(store: Store, run_id: str) -> str:
     """SQL for the first ``$limit`` routing rows of ``$layer``."""
     return (
-        f"SELECT * FROM {store.facts('routing', run_id)} "
+        f"SELECT {_READ} FROM {store.facts('routing', run_id)} "
         "WHERE run_id = $run_id AND dataset = $dataset AND layer = $layer LIMIT $limit"
     )
 
@@ -36,7 +40,8 @@ def _named(store: Store, run_id: str) -> str:
     """SQL for ``routed`` (the slice) joined to the text of its tokens."""
     return (
         f"routed r JOIN (SELECT dataset, example_id, position, token_id, token FROM {store.facts('tokens', run_id)} "
-        "WHERE run_id = $run_id AND dataset = $dataset) t USING (dataset, example_id, position)"
+        "WHERE run_id = $run_id AND dataset = $dataset AND example_id IN (SELECT example_id FROM routed)) t "
+        "USING (dataset, example_id, position)"
     )
 
 
@@ -48,7 +53,7 @@ def layer_tokens(
     by: str = "routing_entropy",
     at_least: int = 3,
     top: int = 40,
-    limit: int = 100_000,
+    limit: int = 20_000,
 ) -> pd.DataFrame:
     """The ``top`` vocabulary entries that the layer routes least surely, among those read ``at_least`` times.
 
@@ -57,7 +62,7 @@ def layer_tokens(
     """
     return store.query(
         f"""
-        WITH routed AS ({_slice(store, run_id)})
+        WITH routed AS MATERIALIZED ({_slice(store, run_id)})
         SELECT token_id, any_value(token) AS token, count(*) AS n, {_MEANS}
         FROM {_named(store, run_id)}
         GROUP BY token_id HAVING count(*) >= $at_least
@@ -74,12 +79,12 @@ def layer_examples(
     layer: int,
     by: str = "routing_entropy",
     top: int = 40,
-    limit: int = 100_000,
+    limit: int = 20_000,
 ) -> pd.DataFrame:
     """The ``top`` questions that the layer routes least surely: example_id, n (tokens), and the means per token."""
     return store.query(
         f"""
-        WITH routed AS ({_slice(store, run_id)})
+        WITH routed AS MATERIALIZED ({_slice(store, run_id)})
         SELECT example_id, count(*) AS n, {_MEANS} FROM routed
         GROUP BY example_id ORDER BY {UNCERTAINTIES[by]} DESC NULLS LAST, example_id LIMIT $top
         """,
@@ -87,7 +92,7 @@ def layer_examples(
     )
 
 
-def expert_choice(store: Store, run_id: str, dataset: str, layer: int, limit: int = 100_000) -> pd.DataFrame:
+def expert_choice(store: Store, run_id: str, dataset: str, layer: int, limit: int = 20_000) -> pd.DataFrame:
     """What was preferred and what was applied, per expert that occurs: fractions that each sum to 1 over the layer.
 
     Columns: expert_index, native_share (of the native router's choices for the same inputs), share (of the choices
@@ -95,7 +100,7 @@ def expert_choice(store: Store, run_id: str, dataset: str, layer: int, limit: in
     """
     return store.query(
         f"""
-        WITH routed AS ({_slice(store, run_id)}),
+        WITH routed AS MATERIALIZED ({_slice(store, run_id)}),
         native AS (
             SELECT expert_index, count(*) AS n FROM (SELECT unnest(base_expert_index) AS expert_index FROM routed)
             GROUP BY ALL
@@ -114,7 +119,7 @@ def expert_choice(store: Store, run_id: str, dataset: str, layer: int, limit: in
     )
 
 
-def expert_pairs(store: Store, run_id: str, dataset: str, layer: int, limit: int = 100_000) -> pd.DataFrame:
+def expert_pairs(store: Store, run_id: str, dataset: str, layer: int, limit: int = 20_000) -> pd.DataFrame:
     """How often two experts of the layer serve the same token, one row per ordered pair that occurs, both ways round.
 
     Columns: expert_a, expert_b, n (tokens with both), n_a, n_b (tokens with each), n_tokens (read), given_a
@@ -122,7 +127,7 @@ def expert_pairs(store: Store, run_id: str, dataset: str, layer: int, limit: int
     """
     return store.query(
         f"""
-        WITH routed AS ({_slice(store, run_id)}),
+        WITH routed AS MATERIALIZED ({_slice(store, run_id)}),
         total AS (SELECT count(*) AS n_tokens FROM routed),
         used AS (SELECT expert, count(*) AS n FROM (SELECT unnest(expert_index) AS expert FROM routed) GROUP BY ALL),
         pairs AS (
@@ -141,7 +146,7 @@ def expert_pairs(store: Store, run_id: str, dataset: str, layer: int, limit: int
 
 
 def expert_tokens(
-    store: Store, run_id: str, dataset: str, layer: int, expert: int, top: int = 30, limit: int = 100_000
+    store: Store, run_id: str, dataset: str, layer: int, expert: int, top: int = 30, limit: int = 20_000
 ) -> pd.DataFrame:
     """The ``top`` vocabulary entries an expert serves most often in the layer.
 
@@ -150,7 +155,7 @@ def expert_tokens(
     """
     return store.query(
         f"""
-        WITH routed AS ({_slice(store, run_id)}),
+        WITH routed AS MATERIALIZED ({_slice(store, run_id)}),
         named AS (
             SELECT token_id, token, list_position(expert_index, $expert::USMALLINT) AS place, gate_weight
             FROM {_named(store, run_id)}

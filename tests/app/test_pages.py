@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from pipelines.dashboard import MAIN
+from store.catalog import seal
+from store.publish import publish
 from tests.store.factory import make_store, run_id
 
-PAGES = ["overview", "layers", "experts", "calibration", "ood", "compare", "training"]
+PAGES = ["overview", "layers", "experts", "calibration", "ood", "compare", "training", "export"]
 FCVR = run_id("fcvr")
 DETERMINISTIC = run_id("deterministic")
 
@@ -59,7 +62,7 @@ def test_with_results_the_page_draws_and_says_the_model_is_synthetic(
     page: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = open_page(monkeypatch, home, page)
-    assert charts(app) >= 2
+    assert charts(app) >= (0 if page == "export" else 2)
     assert not app.error
     assert "synthetic" in " ".join(warning.value for warning in app.warning)
 
@@ -138,13 +141,65 @@ def test_calibration_draws_every_run_and_data_set_of_the_link(home: Path, monkey
         "calibration": "raw",
         "scheme": "adaptive",
     }
-    assert charts(open_page(monkeypatch, home, "calibration", link)) == 4
+    app = open_page(monkeypatch, home, "calibration", link)
+    diagrams, curves, paired = 4, 2, 4  # runs × sets; one per set; accuracy, ECE, NLL and Brier score
+    assert charts(app) == diagrams + curves + paired
 
 
 def test_more_runs_than_fit_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMOER_APP_MAX_RUNS", "1")
     app = open_page(monkeypatch, home, "calibration", {"runs": [DETERMINISTIC, FCVR]})
     assert "at most 1" in app.error[0].value
+
+
+def test_the_tokens_of_a_layer_follow_the_layer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link: dict[str, str | list[str]] = {"run": FCVR, "dataset": "synthetic-id", "by": "routing_entropy"}
+    first, second = (
+        open_page(monkeypatch, home, "layers", {**link, "layer": layer}).dataframe(key="tokens.frame").value
+        for layer in ("4", "5")
+    )
+    assert len(first) > 0
+    assert not first.equals(second)
+
+
+def test_a_run_without_a_trace_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_store(tmp_path, runs=("deterministic",), layers=3, experts=4, top_k=2, examples=6, publish_now=False)
+    for table in ("routing", "tokens", "examples"):
+        shutil.rmtree(tmp_path / "facts" / f"table={table}")
+    seal(tmp_path, DETERMINISTIC)
+    publish(tmp_path)
+    for page in ("layers", "experts"):
+        app = open_page(monkeypatch, tmp_path, page)
+        assert any("trace" in code.value for code in app.code)
+        assert not app.error
+
+
+def test_an_untrained_control_says_why_it_has_no_training_log(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page(monkeypatch, home, "training", {"run": run_id("fcvr-untrained")})
+    assert "not being trained is its purpose" in said(app)
+    assert charts(app) == 0
+
+
+def test_a_run_that_shares_routers_shows_the_log_of_the_one_that_trained_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path, runs=("fcvr", "fcvr-predictive"), layers=3, experts=4, top_k=2, examples=6, publish_now=False)
+    shutil.rmtree(tmp_path / "facts" / "table=training_log" / f"run_id={run_id('fcvr-predictive')}")
+    seal(tmp_path, run_id("fcvr-predictive"))
+    publish(tmp_path)
+    app = open_page(monkeypatch, tmp_path, "training", {"run": run_id("fcvr-predictive")})
+    assert "share their routers" in said(app)
+    assert charts(app) == 2
+
+
+def test_too_large_a_table_is_left_to_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_store(tmp_path, runs=("deterministic",), layers=16, experts=64, top_k=8, examples=100, tokens=(30, 40))
+    monkeypatch.setenv("VMOER_APP_MAX_EXPORT", "1")
+    app = open_page(monkeypatch, tmp_path, "export", {"run": DETERMINISTIC, "table": "routing"})
+    assert any(code.value.startswith("vmoer export") and "routing" in code.value for code in app.code)
+    assert "CSV" not in [button.label for button in app.get("download_button")]
+    small = open_page(monkeypatch, tmp_path, "export", {"run": DETERMINISTIC, "table": "metrics"})
+    assert "CSV" in [button.label for button in small.get("download_button")]
 
 
 def test_comparing_a_run_with_itself_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-PAGES = {"overview": "", "layers": "layers", "calibration": "calibration", "ood": "ood", "compare": "compare"}
+PAGES = {"overview": ""} | {
+    name: name for name in ("layers", "experts", "calibration", "ood", "compare", "training", "export")
+}
+WIDTHS = (1440, 390)
 FCVR = run_id("fcvr")
 SETTLED = """() => !document.querySelector('[data-testid="stStatusWidget"]')
     && document.querySelectorAll('[data-stale="true"]').length === 0
@@ -66,21 +69,26 @@ def full_height(page: Page, width: int) -> None:
     page.wait_for_timeout(800)
 
 
+def overflow(page: Page) -> int:
+    """By how many pixels the page is wider than its window."""
+    main = page.locator('[data-testid="stMain"]')
+    return int(main.evaluate("element => element.scrollWidth - element.clientWidth"))
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("name", PAGES)
 def test_page_renders_without_exception_overflow_or_foreign_request(
-    name: str, width: int, theme: Literal["light", "dark"], browser: Browser, address: str, artifacts: Path
+    name: str, theme: Literal["light", "dark"], browser: Browser, address: str, artifacts: Path
 ) -> None:
-    with opened(browser, f"{address}/{PAGES[name]}", theme, width) as (page, elsewhere):
-        page.wait_for_selector("svg.marks")
+    with opened(browser, f"{address}/{PAGES[name]}", theme) as (page, elsewhere):
+        if name != "export":
+            page.wait_for_selector("svg.marks")
+        for width in WIDTHS:
+            full_height(page, width)
+            page.screenshot(path=artifacts / f"{name}-{theme}-{width}.png")
+            assert overflow(page) <= 0
         assert page.locator('[data-testid="stException"]').count() == 0
         assert page.locator('[data-testid="stAlertContentError"]').count() == 0
-        main = page.locator('[data-testid="stMain"]')
-        overflow = main.evaluate("element => element.scrollWidth - element.clientWidth")
-        full_height(page, width)
-        page.screenshot(path=artifacts / f"{name}-{theme}-{width}.png")
-        assert overflow <= 0
         assert elsewhere == []
 
 

@@ -1,0 +1,257 @@
+"""How long the dashboard takes over millions of routing rows: first paint and clicks, in headless Chromium.
+
+    python -m benchmarks.app_load FOLDER [--repeat 5]           # FOLDER made by benchmarks.large_store
+    python -m benchmarks.app_load FOLDER --sessions 20 --minutes 3
+
+First paint is the time from asking for a page to its first chart in a fresh browser session; an interaction is the
+time from a click to what it asked for. With ``--sessions`` many browsers click at once and every exception counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.dashboard import streamlit_command
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+PAINT_GOAL, CLICK_GOAL = 2.0, 0.4
+PAGES = {
+    "overview": "",
+    "layers": "layers",
+    "experts": "experts",
+    "calibration": "calibration",
+    "ood": "ood",
+    "compare": "compare",
+    "training": "training",
+}
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+#: the finished page: nothing running, nothing stale
+SETTLED = """() => !document.querySelector('[data-testid="stStatusWidget"]')
+    && document.querySelectorAll('[data-stale="true"]').length === 0"""
+
+
+@contextmanager
+def served(home: Path) -> Iterator[str]:
+    """The address of a dashboard on ``home``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "VMOER_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
+        process = subprocess.Popen(streamlit_command(port), env=environment, stdout=log, stderr=log)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).close()  # noqa: S310
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A headless Chromium from the PATH."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        sys.exit("no Chromium found: install Debian's package `chromium`")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+def settle(page: Page) -> None:
+    """Wait until the script has run."""
+    page.wait_for_selector("h1")
+    page.wait_for_function(SETTLED)
+    page.wait_for_timeout(300)
+    page.wait_for_function(SETTLED)
+
+
+def paint(chromium: Browser, address: str) -> float:
+    """Seconds from asking for the page to its first chart, in a session of its own."""
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    start = time.perf_counter()
+    page.goto(address, wait_until="commit")
+    page.wait_for_selector("svg.marks")
+    seconds = time.perf_counter() - start
+    settle(page)
+    context.close()
+    return seconds
+
+
+def next_layer(page: Page) -> float:
+    """Seconds from asking for the next layer to its heading."""
+    shown = page.locator("h3").first.inner_text()
+    return _clicked(page, "Next layer", "old => document.querySelector('h3')?.innerText !== old", shown)
+
+
+def next_question(page: Page) -> float:
+    """Seconds from asking for the next question to its tokens."""
+    shown = page.locator(".vmoer-strip").first.inner_text()
+    return _clicked(page, "Next question", "old => document.querySelector('.vmoer-strip')?.innerText !== old", shown)
+
+
+def other_curve(page: Page) -> float:
+    """Seconds from asking for the other curve to its heading."""
+    title = "() => [...document.querySelectorAll('h4')].map(one => one.innerText).join()"
+    shown = page.evaluate(title)
+    other = "ROC" if "Precision over recall" in shown else "precision–recall"
+    return _clicked(page, other, f"old => ({title})() !== old", shown)
+
+
+def other_bins(page: Page) -> float:
+    """Seconds from asking for the other bins to the caption that names them."""
+    text = "() => document.querySelector('[data-testid=\"stCaptionContainer\"]')?.innerText"
+    shown = page.evaluate(text)
+    other = "equal-width bins" if "adaptive" in (shown or "") else "adaptive (equal-mass) bins"
+    return _clicked(page, other, f"old => ({text})() !== old", shown)
+
+
+def _clicked(page: Page, name: str, changed: str, shown: Any) -> float:
+    button = page.get_by_role("button", name=name, exact=False).first
+    if not button.count():
+        button = page.get_by_role("radio", name=name, exact=True).first
+    button.scroll_into_view_if_needed()
+    start = time.perf_counter()
+    button.click()
+    page.wait_for_function(changed, arg=shown)
+    seconds = time.perf_counter() - start
+    settle(page)
+    return seconds
+
+
+CLICKS: dict[str, tuple[str, Callable[[Page], float]]] = {
+    "layers: next layer": ("layers?layer=3", next_layer),
+    "experts: next layer": ("experts?layer=3", next_layer),
+    "calibration: other bins": ("calibration", other_bins),
+    "ood: other curve": ("ood", other_curve),
+    "compare: next question": ("compare", next_question),
+}
+
+
+def measure(home: Path, repeat: int) -> list[dict[str, Any]]:
+    """One row per page and click: median and worst of ``repeat``, beside its goal."""
+    rows = []
+    with served(home) as address, browser() as chromium:
+        for name, path in PAGES.items():
+            first = paint(chromium, f"{address}/{path}")
+            rows.append(_row(f"first paint, {name}", [paint(chromium, f"{address}/{path}") for _ in range(repeat)]))
+            rows[-1]["detail"] += f"; the server's first time {first:.2f}"
+        for name, (path, click) in CLICKS.items():
+            context = chromium.new_context(viewport={"width": 1440, "height": 900})
+            page = context.new_page()
+            page.set_default_timeout(120_000)
+            page.goto(f"{address}/{path}")
+            page.wait_for_selector("svg.marks")
+            settle(page)
+            rows.append(_row(name, [click(page) for _ in range(repeat)], CLICK_GOAL))
+            context.close()
+    return rows
+
+
+def _row(name: str, times: list[float], goal: float = PAINT_GOAL) -> dict[str, Any]:
+    value = statistics.median(times)
+    detail = f"{min(times):.2f} to {max(times):.2f} s in {len(times)}"
+    return {"name": name, "value": round(value, 3), "goal": goal, "met": value <= goal, "detail": detail}
+
+
+@dataclass
+class Crowd:
+    """What many sessions met: seconds of each interaction, and every exception."""
+
+    times: list[float] = field(default_factory=list)
+    exceptions: list[str] = field(default_factory=list)
+
+
+def crowd(home: Path, sessions: int, seconds: float) -> Crowd:
+    """``sessions`` browser sessions that walk through the pages at once for that long; threads hold five each."""
+    found = Crowd()
+    with served(home) as address:
+        end = time.monotonic() + seconds
+        threads = [
+            threading.Thread(target=_walk, args=(address, range(start, min(start + 5, sessions)), end, found))
+            for start in range(0, sessions, 5)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return found
+
+
+def _walk(address: str, numbers: range, end: float, found: Crowd) -> None:
+    """Sessions of one thread take turns: each opens the next page in its own context and waits for its chart."""
+    paths = list(PAGES.values())
+    with browser() as chromium:
+        pages = []
+        for _ in numbers:
+            page = chromium.new_context(viewport={"width": 1280, "height": 800}).new_page()
+            page.set_default_timeout(60_000)
+            pages.append(page)
+        turn = 0
+        while time.monotonic() < end:
+            for number, page in zip(numbers, pages, strict=True):
+                if time.monotonic() >= end:
+                    break
+                start = time.perf_counter()
+                try:
+                    page.goto(f"{address}/{paths[(turn + number) % len(paths)]}", wait_until="commit")
+                    page.wait_for_selector("svg.marks")
+                    found.times.append(time.perf_counter() - start)
+                    if page.locator('[data-testid="stException"]').count():
+                        found.exceptions.append(f"an exception on {page.url}")
+                except Exception as error:  # a time-out is a finding too
+                    found.exceptions.append(f"{type(error).__name__} on {page.url}")
+            turn += 1
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Time the dashboard over a large data folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--sessions", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    arguments = parser.parse_args()
+    if arguments.sessions:
+        found = crowd(arguments.folder, arguments.sessions, 60 * arguments.minutes)
+        ordered = sorted(found.times)
+        middle, late = (ordered[min(int(q * len(ordered)), len(ordered) - 1)] for q in (0.5, 0.95))
+        print(f"{arguments.sessions} sessions, {arguments.minutes:g} min: {len(ordered)} page loads")
+        print(f"median {middle:.2f} s, p95 {late:.2f} s, {len(found.exceptions)} exceptions")
+        print("\n".join(sorted(set(found.exceptions))[:5]))
+        return
+    for row in measure(arguments.folder, arguments.repeat):
+        verdict = "met" if row["met"] else "MISSED"
+        print(f"{row['name']:28} {row['value']:7.3f} s  goal ≤ {row['goal']:<4} {verdict:6}  {row['detail']}")
+
+
+if __name__ == "__main__":
+    main()
