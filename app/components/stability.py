@@ -100,10 +100,26 @@ def run_series(page: Page, run_id: str, gamma: float, mode: str) -> tuple[pd.Dat
                 rows.assign(series=f"{name}: native and Bayesian choice, no noise", jaccard=rows["mean_jaccard"])
             )
             used.append(one)
+    floor = page.data("noise_floor", run_ids=tuple(names))
+    for (one, comparison), rows in floor.groupby(["run_id", "comparison"], sort=False):
+        # Its interval is that of the share of changed sets, not of the Jaccard index.
+        drawn = rows.assign(ci_low=None, ci_high=None)
+        parts.append(drawn.assign(series=f"numeric noise floor: {comparison} against float32"))
+        used.append(str(one))
     columns = ["series", "run_id", "layer", "jaccard", "ci_low", "ci_high", "n"]
     if not parts:
         return pd.DataFrame(columns=columns), []
     return pd.concat(parts, ignore_index=True).reindex(columns=columns), list(dict.fromkeys(used))
+
+
+def floor_text(rows: pd.DataFrame) -> str:
+    """What number formats alone do, or how to measure it."""
+    if rows["series"].str.startswith("numeric noise floor").any():
+        return "Instability no larger than the numeric noise floor says nothing about the model."
+    return (
+        "No numeric noise floor is stored for this experiment; `vmoer run SPEC.yaml` with `susceptibility` among its "
+        "stages measures it."
+    )
 
 
 def draw_runs(page: Page, run_id: str, found: tuple[str, pd.DataFrame], layers: list[int]) -> None:
@@ -130,7 +146,7 @@ def draw_runs(page: Page, run_id: str, found: tuple[str, pd.DataFrame], layers: 
         ),
         rows,
         key="runs",
-        note=f"Higher = steadier; 95 % intervals where stored. Mean over layers: {said}.",
+        note=f"Higher = steadier; 95 % intervals where stored. Mean over layers: {said}. {floor_text(rows)}",
         alt_text=f"Jaccard per layer and run at noise level {gamma:g}: {said}",
         card=page.card(used, "Stability by run", f"layer_susceptibility, mode {mode}; layer_stats"),
         explains=("jaccard", "overlap", "in-router"),

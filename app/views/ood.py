@@ -10,11 +10,10 @@ import streamlit as st
 from app import runs as run_names
 from app.auroc import INVERTED, POSITIONS, auroc_rows, by_role, score_label
 from app.charts import ood as charts
-from app.charts.ood import matched_dots
 from app.components import states
 from app.components.figure import figure
 from app.components.page import Page, open_page
-from app.matching import MATCHED, length_control
+from app.matching import MATCHED, SUFFIX, length_control, stored_control
 from app.palette import ROLE_LABELS
 from vmoer.metrics import DEFINITIONS
 
@@ -90,39 +89,46 @@ def control(key: tuple[Any, ...], _scores: pd.DataFrame, n_resamples: int) -> pd
     return length_control(_scores, n_resamples)
 
 
-def draw_control(page: Page, run_id: str, scores: pd.DataFrame, label: str) -> None:
-    """Whether the score notices more than prompt length."""
-    lengths = pd.DataFrame()
-    for candidate in dict.fromkeys([run_id, *run_names.siblings(page.runs, run_id)["run_id"]]):
-        lengths = page.data("example_lengths", candidate)
-        if not lengths.empty:
-            break
-    joined = scores.merge(lengths, on=["dataset", "example_id"]) if not lengths.empty else lengths
-    rows = (
-        control((page.data.key, run_id, label, len(joined)), joined, page.settings.bootstrap)
-        if not joined.empty
-        else joined
-    )
+def draw_control(page: Page, run_id: str, auroc: pd.DataFrame, scores: pd.DataFrame, label: str) -> None:
+    """Whether the score notices more than prompt length: as the run stored it, else computed here."""
+    values = page.link.values
+    rows = stored_control(auroc, str(values["score"]), str(values["position"]), str(values["aggregation"]))
+    origin = "stored with the run"
+    lengths = traced_lengths(page, run_id)
+    joined = scores.merge(lengths, on=["dataset", "example_id"])
+    if rows.empty and not joined.empty:
+        rows = control((page.data.key, run_id, label, len(joined)), joined, page.settings.bootstrap)
+        origin = f"{page.settings.bootstrap:,} resamples computed here"
     if rows.empty:
         st.caption("Prompt lengths come from the trace; without one the length-matched control cannot be drawn.")
         return
     means = joined.groupby("dataset", sort=False)["n_tokens"].mean()
-    said = ", ".join(f"{name} {value:.1f}" for name, value in means.items())
+    said = (
+        f"Mean prompt tokens: {', '.join(f'{name} {one:.1f}' for name, one in means.items())}. " if len(means) else ""
+    )
     kept = rows.loc[rows["what"] == MATCHED, "n"]
-    counts = " or ".join(f"{count:,}" for count in sorted(set(kept))) or "no"
+    counts = " or ".join(f"{count:,}" for count in sorted(set(kept.astype(int)))) or "no"
     figure(
         f"Length-matched control of {label}",
-        matched_dots(rows),
+        charts.matched_dots(rows),
         rows,
         key="control",
-        note=f"Mean prompt tokens: {said}. Matched: equally many questions of both sets in each class of length "
-        f"(at most {int(rows['width'].max())} tokens wide), {counts} questions, seed 0. Where the matched AUROC falls "
-        "to 0.5, the score only noticed length. Lines: 95 % intervals from "
-        f"{page.settings.bootstrap:,} resamples computed here.",
+        note=f"{said}Matched: equally many questions of both sets in each class of length, {counts} questions. "
+        f"Where the matched AUROC falls to 0.5, the score only noticed length. Lines: 95 % intervals, {origin}.",
         alt_text=f"AUROC of {label} on all questions, on length-matched ones, and of prompt length itself",
-        card=page.card([run_id], f"Length-matched control of {label}", "ood_scores, example_lengths"),
+        card=page.card([run_id], f"Length-matched control of {label}", "metrics, ood_scores, example_lengths"),
         explains=("auroc",),
     )
+
+
+def traced_lengths(page: Page, run_id: str) -> pd.DataFrame:
+    """Prompt lengths of the run's questions, from its own trace or that of a run on the same questions."""
+    lengths = page.data("example_lengths", run_id)
+    for candidate in run_names.siblings(page.runs, run_id)["run_id"]:
+        if not lengths.empty:
+            break
+        lengths = page.data("example_lengths", candidate)
+    return lengths
 
 
 def draw_matrix(page: Page, run_id: str, rows: pd.DataFrame) -> None:
@@ -202,9 +208,11 @@ def render() -> None:
     values = values.sort_values(["role", "dataset"], key=by_role, kind="stable").reset_index(drop=True)
     link.select("curve", "Curve", list(CURVES), show=lambda name: CURVES[name], kind="buttons")
     draw_score(page, run_id, values, score, score_label(score, position, aggregation))
-    draw_control(page, run_id, values, score_label(score, position, aggregation))
     roles = page.data("datasets", experiment=page.run(run_id)["experiment"]).set_index("dataset")["role"]
     rows = auroc_rows(page.data("metrics", run_ids=(run_id,), names=("auroc",)), roles)
+    draw_control(page, run_id, rows, values, score_label(score, position, aggregation))
+    # The matched values have their own figure.
+    rows = rows[~rows["score"].str.endswith(SUFFIX)].reset_index(drop=True)
     if rows.empty:
         states.empty("No AUROC is stored for this run", why="It needs an in-distribution and an OoD data set.")
         return

@@ -71,10 +71,7 @@ def test_a_click_in_the_heatmap_changes_layer_experts_and_tokens(browser: Browse
         assert page.get_by_role("heading", name="Tokens of layer 0").count() == 1
         strip = page.locator(".vmoer-strip span").first
         before = strip.get_attribute("title")
-        canvas = page.locator("svg.marks").first
-        box = canvas.bounding_box()
-        assert box is not None
-        canvas.click(position={"x": box["width"] - 40, "y": box["height"] - 75})
+        page.locator('svg.marks [aria-label*="layer: 7; noise"]').first.click()
         page.get_by_role("heading", name="Tokens of layer 7").wait_for()
         page.get_by_role("heading", name="Experts of layer 7").wait_for()
         page.wait_for_function("old => document.querySelector('.vmoer-strip span')?.title !== old", arg=before)
