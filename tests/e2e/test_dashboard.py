@@ -87,6 +87,10 @@ def test_page_renders_without_exception_overflow_or_foreign_request(
             full_height(page, width)
             page.screenshot(path=artifacts / f"{name}-{theme}-{width}.png")
             assert overflow(page) <= 0
+        for width, height in ((360, 740), (3840, 2160)) if theme == "light" else ():
+            page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_timeout(300)
+            assert overflow(page) <= 0
         assert page.locator('[data-testid="stException"]').count() == 0
         assert page.locator('[data-testid="stAlertContentError"]').count() == 0
         assert elsewhere == []

@@ -15,7 +15,7 @@ from store import queries
 from store.publish import publish
 from store.reader import open_store
 from tests.e2e.conftest import serve
-from tests.e2e.test_dashboard import PAGES, leaves, opened, overflow, settle
+from tests.e2e.test_dashboard import PAGES, leaves, opened, settle
 from tests.store.factory import make_store, run_id
 
 if TYPE_CHECKING:
@@ -50,20 +50,14 @@ def test_every_page_shows_what_an_unfinished_or_failed_run_has(
     address, home = unfinished
     make_store(home, runs=("deterministic", "fcvr"), status=status, publish_now=False, **SMALL)
     publish(home)
-    for name, path in PAGES.items():
-        with opened(browser, f"{address}/{path}") as (page, elsewhere):
+    said = "Failed run" if status == "failed" else "Run is running"
+    with opened(browser, address) as (page, elsewhere):
+        for name, path in PAGES.items():
+            page.goto(f"{address}/{path}")
+            page.get_by_text(said).first.wait_for()
+            settle(page)
             assert page.locator('[data-testid="stException"]').count() == 0, name
-            assert page.get_by_text("Failed run" if status == "failed" else "Run is running").count() >= 1, name
-            assert elsewhere == [], name
-
-
-def test_no_page_is_wider_than_a_phone_or_lost_on_a_large_screen(browser: Browser, address: str) -> None:
-    for name, path in PAGES.items():
-        with opened(browser, f"{address}/{path}", width=360) as (page, _):
-            assert overflow(page) <= 0, name
-            page.set_viewport_size({"width": 3840, "height": 2160})
-            page.wait_for_timeout(400)
-            assert overflow(page) <= 0, name
+        assert elsewhere == []
 
 
 def test_a_click_in_the_heatmap_changes_layer_experts_and_tokens(browser: Browser, address: str) -> None:
@@ -92,7 +86,7 @@ def test_the_chosen_layer_goes_along_to_its_experts(browser: Browser, address: s
         (f"ood?run={FCVR}&score=gate_entropy&position=prompt_mean&aggregation=mean_layers&curve=pr", "Precision over"),
         (f"calibration?runs={FCVR}&datasets=synthetic-near&scheme=adaptive", "Reliability on synthetic-near"),
         (f"training?run={FCVR}&quantity=kl", "KL to the prior"),
-        (f"layers?run={FCVR}&measure=instability&layer=2&by=logit_variance", "Layer 2"),
+        (f"layers?run={FCVR}&measure=instability&layer=7&by=logit_variance", "Layer 7"),
         (f"export?run={FCVR}&baseline={DETERMINISTIC}&table=predictions", "Export"),
     ],
 )
@@ -141,18 +135,17 @@ def test_a_table_and_the_whole_database_can_be_taken_along(browser: Browser, add
         table = pd.read_csv(started.value.path())
         with page.expect_download() as started:
             page.get_by_role("button", name="DuckDB, all tables").click()
-        database = Path(started.value.path())
+        with duckdb.connect(str(started.value.path()), read_only=True) as connection:
+            answers = connection.sql("SELECT run_id, dataset, example_id, confidence, nll FROM predictions").df()
+            facts = connection.sql("SELECT count(*) FROM routing").fetchone()
     with open_store(home) as store:
         stored = pd.concat([queries.predictions(store, one) for one in (DETERMINISTIC, FCVR)], ignore_index=True)
+        routed = store.query("SELECT count(*) AS n FROM routing WHERE run_id IN (?, ?)", [DETERMINISTIC, FCVR])
     keys = ["run_id", "dataset", "example_id"]
-    both = [frame.sort_values(keys, ignore_index=True)[[*keys, "confidence", "nll"]] for frame in (table, stored)]
-    pd.testing.assert_frame_equal(*both, check_dtype=False, rtol=1e-12)
-    with duckdb.connect(str(database), read_only=True) as connection:
-        counts = connection.sql("SELECT count(*), count(DISTINCT run_id) FROM predictions").fetchone()
-        facts = connection.sql("SELECT count(*) FROM routing").fetchone()
-    assert counts == (len(stored), 2)
-    assert facts is not None
-    assert facts[0] > 0
+    for found in (table, answers):
+        both = [frame.sort_values(keys, ignore_index=True)[[*keys, "confidence", "nll"]] for frame in (found, stored)]
+        pd.testing.assert_frame_equal(*both, check_dtype=False, rtol=1e-12)
+    assert facts == (int(routed["n"].iloc[0]),)
 
 
 def test_the_report_opens_anywhere_and_asks_for_nothing(browser: Browser, address: str) -> None:
