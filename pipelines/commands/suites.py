@@ -21,6 +21,7 @@ def reproduce(
     sets: Annotated[str, typer.Option(help="Question sets, comma-separated; all that are there if left out.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder with the Parquet files of the question sets.")] = None,
     questions: Annotated[int | None, typer.Option(min=10, help="At most this many questions per set.")] = None,
+    only: Annotated[str, typer.Option(help="Experiments, comma-separated; all of the form if left out.")] = "",
     output: Annotated[Path, typer.Option(help="Folder for the document.")] = Path("vmoer-results"),
     estimate: Annotated[bool, typer.Option("--estimate", help="Print what it would cost and stop.")] = False,
     device: Device = "auto",
@@ -32,15 +33,16 @@ def reproduce(
 
     settings = replace(load_settings(), device=device)
     form = "quick" if quick else "full"
-    chosen = [name.strip() for name in sets.split(",") if name.strip()] or None
+    chosen, experiments = ([name.strip() for name in text.split(",") if name.strip()] for text in (sets, only))
     ids = run(
         suite,
         form,
         model,
         settings,
-        sets=chosen,
+        sets=chosen or None,
         data=data,
         questions=questions,
+        only=experiments,
         only_estimate=estimate,
         quiet=json_,
     )

@@ -32,6 +32,7 @@ def reproduce(
     sets: list[str] | None,
     data: Path | None,
     questions: int | None,
+    only: list[str],
     only_estimate: bool,
     quiet: bool,
 ) -> list[str]:
@@ -46,7 +47,7 @@ def reproduce(
     probe = Context(
         parse_spec({"model": model, "data": {"id": {"name": "worldfacts", "split": "test"}}}), folders, settings
     )
-    planned, said = plan(suite, form, model, found, questions, len(probe.resident.moe_layers))
+    planned, said = plan(suite, form, model, found, questions, len(probe.resident.moe_layers), only)
     for sentence in said:
         console.say(sentence)
     console.say(estimate(planned, folders, settings).sentence())

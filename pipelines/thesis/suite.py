@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,15 +109,21 @@ def plan(
     sets: list[str],
     questions: int | None = None,
     moe_layers: int | None = None,
+    only: Sequence[str] = (),
 ) -> tuple[list[Planned], list[str]]:
     """Every spec of the form, the main experiments first, and sentences about methods that are left out.
 
     ``questions`` lowers the number of questions per set; on a model of few ``moe_layers`` a choice of n layers takes
-    half of them at most. The name of a spec says which form it belongs to.
+    half of them at most. ``only`` names the experiments to run. The name of a spec says which form it belongs to.
     """
     form = suite.forms[form_name]
+    unknown = [experiment for experiment in only if experiment not in form.experiments]
+    if unknown:
+        raise SpecError(f"no experiment {unknown[0]!r} in this form; there are {', '.join(form.experiments)}")
     planned, said = [], []
     for experiment, given in form.experiments.items():
+        if only and experiment not in only:
+            continue
         for name in given.get("sets", sets):
             if name not in sets:
                 continue
