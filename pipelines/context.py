@@ -20,6 +20,9 @@ from store.publish import shard_paths
 from store.shards import ROW_GROUP, list_shards
 from store.typed import arrow_schema
 
+#: forward passes' worth of tokens in one step
+STEP_PASSES = 4
+
 
 class Context:
     """One experiment in one process; everything it holds is derived, so a restart rebuilds it."""
@@ -33,6 +36,8 @@ class Context:
         self._cache: dict[str, Any] = {}
         #: ``report(done, total, message)`` from inside a long step; the engine shows it
         self.report: Callable[[int, int, str], None] = lambda done, total, message: None
+        #: ``note(sentence)`` puts a line into the job's log
+        self.note: Callable[[str], None] = lambda sentence: None
 
     @property
     def home(self) -> Path:
@@ -114,8 +119,8 @@ def chunks(questions: Sequence[Question], budget: int) -> Iterator[tuple[int, in
 
 
 def steps(questions: Sequence[Question], spec: Spec, passes: int = 1) -> Iterator[tuple[int, int, int]]:
-    """``(first, last + 1, tokens)`` of the questions of one step: four forward passes' worth, shared by ``passes``."""
-    return chunks(questions, max(4 * spec.batch_tokens // passes, 1))
+    """``(first, last + 1, tokens)`` of the questions of one step, its forward passes shared by ``passes``."""
+    return chunks(questions, max(STEP_PASSES * spec.batch_tokens // passes, 1))
 
 
 def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -131,6 +131,7 @@ class _Experiment:
         self.begun: list[RunPlan] = []  # and not sealed yet
         self.progress = Progress(job_id)
         self.context.report = self.progress.inside
+        self.context.note = log.info
 
     @property
     def home(self) -> Any:
@@ -226,7 +227,7 @@ class _Experiment:
 
     def _tell(self, answer: dict[str, Any]) -> None:
         for note in answer["notes"]:
-            self.log.warning(**note)
+            (self.log.warning if note.pop("mended") else self.log.info)(**note)
 
     def end(self, status: str, reason: str | None) -> None:
         """Leave the runs that were being computed in a state that says what happened, and let readers see it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from pipelines.spec import resolve_path
 from vmoer.errors import CheckpointError
 from vmoer.handle import choose_layers
 from vmoer.layers import MEASURED, describe, parse
+from vmoer.memory import TokenBudget
 from vmoer.routers.base import routers
 
 if TYPE_CHECKING:
@@ -62,15 +64,16 @@ def padded(rows: list[list[int]], device: str) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def by_size(rows: list[list[int]], budget: int) -> list[list[int]]:
-    """Places of rows in groups of similar length; a group's padded size is at most ``budget``, or it is one row."""
-    groups: list[list[int]] = []
+def by_size(rows: list[list[int]], budget: TokenBudget) -> Iterator[list[int]]:
+    """Places of rows in groups of similar length; a group's padded size is within the budget, or it is one row."""
+    group: list[int] = []
     for place in sorted(range(len(rows)), key=lambda place: (len(rows[place]), place)):
-        if groups and (len(groups[-1]) + 1) * len(rows[place]) <= budget:
-            groups[-1].append(place)
-        else:
-            groups.append([place])
-    return groups
+        if group and (len(group) + 1) * len(rows[place]) > budget.tokens:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
 
 
 def router_folder(context: Context, method: str, control: str = "none") -> Path | None:

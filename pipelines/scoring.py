@@ -1,4 +1,8 @@
-"""Scores of the options of questions under a spec: the bridge from question sets to :mod:`vmoer.scoring`."""
+"""Scores of the options of questions under a spec: the bridge from question sets to :mod:`vmoer.scoring`.
+
+Forward passes share one token budget per experiment and process: the spec's ``batch_tokens``, or on a GPU what a probe
+of its memory found, at most a whole step; where it proves too large it is halved, and the job's log says so.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from pipelines.context import Context
+from pipelines.context import STEP_PASSES, Context, tokens_about
 from pipelines.prompts import letter_options, likelihood_option
 from pipelines.questions import Question
 from pipelines.routing import prompt_of
+from vmoer.memory import TokenBudget, device_memory, probe
 from vmoer.scoring import Normalise, OptionScores, score_options
 
 if TYPE_CHECKING:
@@ -26,6 +32,38 @@ def score(
     context: Context, resident: Resident, questions: Sequence[Question], samples: int = 1, **arguments: Any
 ) -> list[OptionScores]:
     """One :class:`OptionScores` per question; ``handle`` or ``expand`` say what is sampled."""
+    return _score(context, resident, questions, token_budget(context), samples=samples, **arguments)
+
+
+def token_budget(context: Context) -> TokenBudget:
+    """The token budget of the experiment's forward passes in this process."""
+    budget: TokenBudget = context.remember("token budget", lambda: _probed(context))
+    return budget
+
+
+def _probed(context: Context) -> TokenBudget:
+    resident, tokens = context.resident, context.spec.batch_tokens
+    memory = device_memory(torch.device(resident.device_name))
+    if memory is not None:
+        longest = max(context.in_distribution.questions, key=lambda question: (tokens_about(question), question.id))
+
+        def one_pass(size: int) -> None:
+            budget = TokenBudget(size, tell=_refuse)
+            _score(context, resident, [longest] * max(size // tokens_about(longest), 1), budget)
+
+        tokens = probe(one_pass, max(tokens // 8, 1), STEP_PASSES * tokens, memory)
+        context.note(f"forward passes hold {tokens} tokens, as the memory of {resident.device_name} was found to allow")
+    return TokenBudget(tokens, tell=context.note)
+
+
+def _refuse(sentence: str) -> None:
+    """A probe wants to hear of an exhausted memory, not to work around it."""
+    raise torch.OutOfMemoryError(sentence)
+
+
+def _score(
+    context: Context, resident: Resident, questions: Sequence[Question], budget: TokenBudget, **arguments: Any
+) -> list[OptionScores]:
     tokenizer = resident.tokenizer
     prompts = [prompt_of(context, tokenizer, question) for question in questions]
     if context.spec.scoring == "likelihood":
@@ -38,9 +76,8 @@ def score(
         tokenizer,
         prompts,
         options,
-        samples=samples,
         positions=context.spec.predictive_positions,
-        batch_tokens=context.spec.batch_tokens,
+        batch_tokens=budget,
         **arguments,
     )
 

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -150,6 +151,7 @@ class Actor:
     def _work_for(self, request: dict[str, Any], settings: Settings) -> Work:
         if self._work is None or self._experiment != request["experiment"]:
             context = Context(parse_spec(request["spec"]), request["folders"], settings)
+            context.note = partial(self._note, mended=False)
             self._work, self._experiment = Work(context, self._note), request["experiment"]
         return self._work
 
@@ -160,5 +162,5 @@ class Actor:
         computed = work.ensure(run, task["stage"], batch)
         return {"run_id": run.run_id, "stage": task["stage"], "batch": batch.to_json(), "computed": computed}
 
-    def _note(self, event: str, **fields: Any) -> None:
-        self._notes.append({"event": event, **fields})
+    def _note(self, event: str, mended: bool = True, **fields: Any) -> None:
+        self._notes.append({"event": event, "mended": mended, **fields})

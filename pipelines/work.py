@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from pipelines import stages
 from pipelines.context import Context
-from pipelines.errors import DataError
+from pipelines.errors import DataError, PipelineError
 from pipelines.manifests import begin_run, existing
 from pipelines.runs import RunPlan
 from pipelines.stages import Batch
@@ -66,7 +68,10 @@ class Work:
         if not missing:
             return False
         self.context.remember(f"inputs of {run.run_id}", lambda: self._check_inputs(run))
-        computed = module.compute(self.context, run, batch)
+        try:
+            computed = module.compute(self.context, run, batch)
+        except torch.OutOfMemoryError:
+            raise PipelineError(f"stage {name} ran out of memory: lower `batch_tokens` in the spec") from None
         if set(computed) != set(module.TABLES):
             raise RuntimeError(f"{key} gave {sorted(computed)} instead of {sorted(module.TABLES)}")
         self.write(run, key, {table: computed[table] for table in missing})

@@ -26,17 +26,44 @@ class Recorder:
         self._calls: list[dict[str, Any]] = []
         self._frame: Frame | None = None
         self._open: dict[int, dict[str, Tensor]] = {}
+        self._real = torch.empty(0, dtype=torch.long)
+        self._streams: set[torch.device] = set()
         self._rows = 0
 
     def __call__(self, site: RouterSite, decision: Decision, frame: Frame) -> None:
         if frame is not self._frame:
             self._close()
             self._frame = frame
-        real = frame.mask.reshape(-1)
+            self._real = frame.mask.reshape(-1).nonzero()[:, 0]  # waits for the device once a pass, not once a layer
         self._open[site.layer] = {
-            name: value[real.to(value.device)].cpu()
+            name: self._to_host(value.index_select(0, self._real.to(value.device)))
             for name, value in _columns(self.architecture, site, decision).items()
         }
+
+    def _to_host(self, value: Tensor) -> Tensor:
+        """The values in host memory; from a GPU they arrive beside the computation, complete after :meth:`_wait`."""
+        if not value.is_cuda:
+            return value.cpu()
+        self._streams.add(value.device)
+        return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+
+    def _wait(self) -> None:
+        for device in self._streams:
+            torch.cuda.current_stream(device).synchronize()
+        self._streams.clear()
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """A block of forward passes of which nothing is kept when it ends in an exception."""
+        self._close()
+        calls, rows = len(self._calls), self._rows
+        try:
+            yield
+        except BaseException:
+            self._frame, self._open, self._rows = None, {}, rows
+            del self._calls[calls:]
+            raise
+        self._close()
 
     def _close(self) -> None:
         """Finish the forward pass in progress; one that ended before its last layer is dropped."""
@@ -44,6 +71,7 @@ class Recorder:
         columns, self._open = self._open, {}
         if frame is None or sorted(columns) != self.layers:
             return
+        self._wait()
         mask = frame.mask.cpu()
         row = torch.arange(mask.shape[0])[:, None].expand_as(mask)[mask]
         ids = frame.token_ids.cpu()[mask] if frame.token_ids is not None else torch.full_like(row, -1)

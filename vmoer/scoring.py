@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vmoer.errors import UnknownNameError, VmoerError
 from vmoer.handle import evaluation
+from vmoer.memory import TokenBudget
 from vmoer.partial import borrow_lower_layers, entering_at, fork_cache, hidden_before
 from vmoer.registry import unknown_name
 from vmoer.tap import tap_of
@@ -78,7 +79,7 @@ def score_options(
     samples: int = 1,
     expand: Callable[[int], AbstractContextManager[None]] | None = None,
     positions: Positions = "all",
-    batch_tokens: int = 4096,
+    batch_tokens: int | TokenBudget = 4096,
     progress: Progress | None = None,
 ) -> list[OptionScores]:
     """Log-likelihood of each option as continuation of its prompt, in the order given.
@@ -87,7 +88,7 @@ def score_options(
     ``expand``, a context that makes the model answer every row ``samples`` times (:mod:`vmoer.controls`). ``positions``
     says where the samples differ: at all positions, or, cheaper and not the same, only at those that are scored. An
     ensemble has as many samples as members and yields no more. Memory is bounded by ``batch_tokens`` prompt tokens per
-    forward pass.
+    forward pass; where that is too much, a pass is done in halves.
     """
     if positions not in get_args(Positions):
         raise UnknownNameError(unknown_name("choice of positions", positions, list(get_args(Positions))))
@@ -99,13 +100,18 @@ def score_options(
     if handle is not None and handle.support is not None:
         samples = min(samples, handle.support)
     results: list[OptionScores | None] = [None] * len(encoded)
-    repeated = samples if expand is None else 1
+    budget = batch_tokens if isinstance(batch_tokens, TokenBudget) else TokenBudget(batch_tokens)
+    repeated = min(samples, 8) if expand is None else 1
+
+    def work(batch: Sequence[_Encoded]) -> list[OptionScores]:
+        return _score(model, batch, handle, samples, expand, positions, budget.tokens)
+
     done = 0
     with evaluation(model), torch.inference_mode():
-        for batch in _batches(encoded, batch_tokens // min(repeated, 8)):
-            scored = _score(model, batch, handle, samples, expand, positions, batch_tokens)
-            for item, result in zip(batch, scored, strict=True):
-                results[item.number] = result
+        for batch in _batches(encoded, budget, repeated):
+            for part, scored in budget.passes(batch, _prompt_tokens, work):
+                for item, result in zip(part, scored, strict=True):
+                    results[item.number] = result
             done += len(batch)
             if progress is not None:
                 progress(done, len(encoded))
@@ -138,11 +144,15 @@ def _encode(tokenizer: Any, number: int, prompt: str, options: Sequence[str]) ->
     return _Encoded(number, ids, encoded)
 
 
-def _batches(encoded: list[_Encoded], budget: int) -> Iterator[list[_Encoded]]:
-    """Questions of similar length together, so that padding stays small."""
+def _prompt_tokens(batch: Sequence[_Encoded]) -> int:
+    return sum(len(item.prompt) for item in batch)
+
+
+def _batches(encoded: list[_Encoded], budget: TokenBudget, repeated: int) -> Iterator[list[_Encoded]]:
+    """Questions of similar length together, so that padding stays small; each is run ``repeated`` times at once."""
     batch: list[_Encoded] = []
     for item in sorted(encoded, key=lambda item: (len(item.prompt), item.number)):
-        if batch and (len(batch) + 1) * len(item.prompt) > budget:
+        if batch and (len(batch) + 1) * len(item.prompt) > budget.tokens // repeated:
             yield batch
             batch = []
         batch.append(item)
@@ -152,7 +162,7 @@ def _batches(encoded: list[_Encoded], budget: int) -> Iterator[list[_Encoded]]:
 
 def _score(
     model: nn.Module,
-    batch: list[_Encoded],
+    batch: Sequence[_Encoded],
     handle: Sampler | None,
     samples: int,
     expand: Callable[[int], AbstractContextManager[None]] | None,
@@ -161,7 +171,7 @@ def _score(
 ) -> list[OptionScores]:
     """Scores of one batch; routing samples are run in groups that keep to the token budget."""
     n_tokens = [np.array([len(option) for option in item.options]) for item in batch]
-    tokens = sum(len(item.prompt) for item in batch)
+    tokens = _prompt_tokens(batch)
     if handle is None or samples == 1:
         totals = _log_likelihood(model, batch, None, None, expand, samples if expand is not None else 1)
     else:
@@ -181,7 +191,7 @@ def _score(
     return results
 
 
-def _prefix(model: nn.Module, handle: Sampler, batch: list[_Encoded]) -> Any:
+def _prefix(model: nn.Module, handle: Sampler, batch: Sequence[_Encoded]) -> Any:
     """Keys and values of all prompts but their last tokens, routing averaged; ``None`` when there are none."""
     from transformers import DynamicCache
 
@@ -205,7 +215,7 @@ def _prefix(model: nn.Module, handle: Sampler, batch: list[_Encoded]) -> Any:
 
 def _log_likelihood(
     model: nn.Module,
-    batch: list[_Encoded],
+    batch: Sequence[_Encoded],
     handle: Sampler | None,
     sample_ids: Tensor | None,
     expand: Callable[[int], AbstractContextManager[None]] | None,

@@ -7,7 +7,7 @@ it has no trace of its own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import vmoer
 from pipelines.context import Context, steps
 from pipelines.routing import by_size, padded, prompt_of
 from pipelines.runs import RunPlan
+from pipelines.scoring import token_budget
 from pipelines.stages import Batch, Columns
 from vmoer.handle import evaluation
 
@@ -42,14 +43,21 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
     resident.applied(context, run)
     prompts = [prompt_of(context, resident.tokenizer, question) for question in questions]
     rows = [resident.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    budget = token_budget(context)
+    order: list[int] = []
     with evaluation(resident.model), torch.inference_mode(), vmoer.record(resident.model) as recorder:
-        for part in by_size(rows, context.spec.batch_tokens):
-            resident.model(**padded([rows[place] for place in part], resident.device_name), logits_to_keep=1)
+
+        def forward(places: Sequence[int]) -> None:
+            with recorder.attempt():
+                resident.model(**padded([rows[place] for place in places], resident.device_name), logits_to_keep=1)
+
+        for part in by_size(rows, budget):
+            for places, _ in budget.passes(part, lambda places: sum(len(rows[place]) for place in places), forward):
+                order += places
     trace = recorder.trace
     store_text = context.spec.store_text
     ids = np.array([question.id for question in questions], dtype=object)
-    order = np.array([place for part in by_size(rows, context.spec.batch_tokens) for place in part])
-    token_example = ids[order[trace.example]]
+    token_example = ids[np.array(order)[trace.example]]
     decisions = trace.decisions()
     owner = decisions.pop("token")
     return {

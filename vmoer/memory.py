@@ -1,0 +1,127 @@
+"""As many tokens in one forward pass as the device's memory holds: found by a probe, halved when memory runs out.
+
+How inputs are grouped changes no result but its last bits (padding is masked and noise is keyed by token), so running
+out of memory costs time, never the computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+
+from vmoer.errors import VmoerError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: share of the memory there is that a pass may be expected to take
+_SHARE = 0.8
+
+
+@dataclass
+class TokenBudget:
+    """Most ``tokens`` of one forward pass, padding included; ``tell(sentence)`` hears when they become fewer."""
+
+    tokens: int
+    tell: Callable[[str], None] = field(default=lambda sentence: None)
+
+    def halve(self) -> None:
+        """Allow half as many from now on, and give back what the allocator keeps."""
+        before, self.tokens = self.tokens, max(self.tokens // 2, 1)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.tell(f"out of memory: forward passes hold {self.tokens} tokens from now on instead of {before}")
+
+    def passes(
+        self, items: Sequence[Item], size: Callable[[Sequence[Item]], int], work: Callable[[Sequence[Item]], Result]
+    ) -> Iterator[tuple[Sequence[Item], Result]]:
+        """``(part, work(part))`` for ``items`` as one part, or in ever smaller ones where memory runs out.
+
+        ``size(part)`` is its tokens; ``work`` may look at the budget itself. Raises :class:`VmoerError` when a single
+        item does not fit.
+        """
+        found: list[Result] = []
+        with suppress(torch.OutOfMemoryError):  # tried again below, when no traceback holds what filled the memory
+            found.append(work(items))
+        if found:
+            yield items, found[0]
+            return
+        if len(items) == 1 and self.tokens <= size(items):
+            raise VmoerError(
+                f"{size(items)} tokens do not fit into the memory of this device in one forward pass; use a smaller "
+                "model, `dtype: bfloat16` or fewer samples"
+            )
+        self.halve()
+        middle = (len(items) + 1) // 2
+        for part in (items[:middle], items[middle:]):
+            if part:
+                yield from self.passes(part, size, work)
+
+
+class Memory(Protocol):
+    """What a probe asks about a device, in bytes."""
+
+    def limit(self) -> int:
+        """What this process could have in all."""
+        ...
+
+    def used(self) -> int:
+        """What it has now."""
+        ...
+
+    def peak(self, work: Callable[[], object]) -> int:
+        """The most it had while ``work`` ran."""
+        ...
+
+
+class CudaMemory:
+    """The memory of one CUDA device, as PyTorch's allocator counts it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def limit(self) -> int:
+        """Free on the device plus what the allocator holds already."""
+        return torch.cuda.mem_get_info(self._device)[0] + torch.cuda.memory_reserved(self._device)
+
+    def used(self) -> int:
+        """Bytes in live tensors."""
+        return torch.cuda.memory_allocated(self._device)
+
+    def peak(self, work: Callable[[], object]) -> int:
+        """Most bytes in live tensors while ``work`` ran."""
+        torch.cuda.reset_peak_memory_stats(self._device)
+        work()
+        torch.cuda.synchronize(self._device)
+        return torch.cuda.max_memory_allocated(self._device)
+
+
+def device_memory(device: torch.device) -> Memory | None:
+    """How a device's memory is measured; ``None`` where it is not the device's own (CPU, MPS)."""
+    return CudaMemory(device) if device.type == "cuda" else None
+
+
+def probe(work: Callable[[int], object], smallest: int, largest: int, memory: Memory) -> int:
+    """The largest of ``smallest``, its doublings and ``largest`` whose pass leaves a fifth of the memory free.
+
+    ``work(tokens)`` is one pass. A size is tried only when what the last one took, scaled up to it, would fit.
+    """
+    tokens, base = smallest, memory.used()
+    try:
+        taken = memory.peak(lambda: work(tokens)) - base
+    except torch.OutOfMemoryError:
+        return tokens  # the budget is halved where it is used
+    while tokens < largest:
+        following = min(2 * tokens, largest)
+        if base + taken * following / tokens > _SHARE * memory.limit():
+            break
+        try:
+            taken = memory.peak(lambda size=following: work(size)) - base  # type: ignore[misc]
+        except torch.OutOfMemoryError:
+            break
+        tokens = following
+    return tokens
