@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ import vmoer
 from pipelines.errors import PipelineError
 from pipelines.models import load
 from vmoer.handle import evaluation, random_tokens
+
+if TYPE_CHECKING:
+    from store.catalog import RunManifest
 
 #: name → (goal, what the value is); lower is better for all of them
 GOALS = {
@@ -101,7 +104,7 @@ def _query() -> float:
 
 def _write(home: Path, examples: int = 250, tokens: int = 20, layers: int = 20, k: int = 4) -> None:
     """A sealed run with random routing rows, published."""
-    from store.catalog import RunManifest, now, seal, write_manifest
+    from store.catalog import now, seal, write_manifest
     from store.publish import publish
     from store.shards import write_shard
 
@@ -131,19 +134,28 @@ def _write(home: Path, examples: int = 250, tokens: int = 20, layers: int = 20, 
             "temperature": None,
         },
     )
+    write_manifest(home, manifest(run_id, layers, n_experts=16, top_k=k))
+    seal(home, run_id, status="finished", ended_at=now())
+    publish(home)
+
+
+def manifest(run_id: str, layers: int, n_experts: int, top_k: int) -> RunManifest:
+    """The manifest of a run of random numbers that is being written."""
+    from store.catalog import RunManifest, now
+
     model = {
         "model": "bench",
         "architecture": "none",
         "source": "random numbers",
         "n_layers": layers,
         "moe_layers": list(range(layers)),
-        "n_experts": 16,
-        "top_k": k,
+        "n_experts": n_experts,
+        "top_k": top_k,
         "n_parameters": 0,
         "weights_sha256": "",
         "synthetic": True,
     }
-    manifest = RunManifest(
+    return RunManifest(
         run_id=run_id,
         experiment="0" * 16,
         name="bench",
@@ -156,6 +168,3 @@ def _write(home: Path, examples: int = 250, tokens: int = 20, layers: int = 20, 
         started_at=now(),
         status="running",
     )
-    write_manifest(home, manifest)
-    seal(home, run_id, status="finished", ended_at=now())
-    publish(home)

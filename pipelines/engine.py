@@ -193,6 +193,7 @@ class _Experiment:
         looked = time.monotonic()
         for answer in self._cluster().map(tasks):
             self._tell(answer)
+            self.work.checked.add((answer["run_id"], f"{answer['stage']}/{answer['batch']['key']}"))
             self.log.info(
                 "batch",
                 run_id=answer["run_id"],

@@ -18,7 +18,8 @@ from pipelines.manifests import begin_run, existing
 from pipelines.runs import RunPlan
 from pipelines.stages import Batch
 from store.errors import StoreError
-from store.shards import check_info, check_pages, list_shards, shard_name, write_shard
+from store.layout import shard_path
+from store.shards import check_info, check_pages, shard_name, write_shard
 
 #: run id → stage → its batches, plain JSON values
 Batches = dict[str, dict[str, list[dict[str, Any]]]]
@@ -30,6 +31,8 @@ class Work:
     def __init__(self, context: Context, warn: Callable[..., None]) -> None:
         self.context = context
         self.warn = warn
+        #: ``(run id, key)`` of the batches whose shards this execution wrote or read through: not read again
+        self.checked: set[tuple[str, str]] = set()
 
     def plan(self, runs: Sequence[RunPlan]) -> Batches:
         """Every batch of every stage of the given runs."""
@@ -66,6 +69,7 @@ class Work:
         key = f"{name}/{batch.key}"
         missing = [table for table in module.TABLES if not self._sound(table, run.run_id, key)]
         if not missing:
+            self.checked.add((run.run_id, key))
             return False
         self.context.remember(f"inputs of {run.run_id}", lambda: self._check_inputs(run))
         try:
@@ -75,6 +79,7 @@ class Work:
         if set(computed) != set(module.TABLES):
             raise RuntimeError(f"{key} gave {sorted(computed)} instead of {sorted(module.TABLES)}")
         self.write(run, key, {table: computed[table] for table in missing})
+        self.checked.add((run.run_id, key))
         return True
 
     def write(self, run: RunPlan, key: str, tables: Mapping[str, Any]) -> None:
@@ -83,17 +88,16 @@ class Work:
             write_shard(self.context.home, table, run.run_id, key, data)
 
     def _sound(self, table: str, run_id: str, key: str) -> bool:
-        wanted = shard_name(key)
-        for path in list_shards(self.context.home, table, run_id):
-            if path.name == wanted:
-                try:
-                    check_info(path, table, run_id)
-                    check_pages(path)
-                except StoreError as error:
-                    self.warn("shard is recomputed", reason=str(error))
-                    return False
-                return True
-        return False
+        path = shard_path(self.context.home, table, run_id, shard_name(key))
+        if not path.exists() or (run_id, key) in self.checked:
+            return path.exists()
+        try:
+            check_info(path, table, run_id)
+            check_pages(path)
+        except StoreError as error:
+            self.warn("shard is recomputed", reason=str(error))
+            return False
+        return True
 
     def _check_inputs(self, run: RunPlan) -> None:
         """Refuse to add to a run what this process would compute from other weights or questions than it began with."""
