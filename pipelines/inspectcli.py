@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def rows_of(
         said = message
 
     path = Path(request.model).expanduser()
-    resident = kept(str(path.absolute()) if path.is_dir() else request.model, "auto", settings, tell)
+    resident = kept(str(path.absolute()) if os.path.isdir(path) else request.model, "auto", settings, tell)
     summary, decisions = inspect(resident, request, settings, tell, None if named else Path(routers))
     last = method or "deterministic"
     heads = summary["methods"][last]["heads"]

@@ -21,6 +21,7 @@ from pipelines.locks import live_executors
 from pipelines.room import refuse_over_quota
 from pipelines.settings import Settings, load_settings
 from pipelines.spec import Spec
+from store.layout import contained
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
@@ -222,7 +223,7 @@ def log_path(job_id: str, settings: Settings | None = None) -> Path:
     settings = settings or load_settings()
     if not job_id or not all(char.isalnum() or char == "-" for char in job_id):
         raise JobError(f"{job_id[:80]!r} is no job id; `vmoer jobs list` shows them")
-    return settings.logs / f"{job_id}.jsonl"
+    return contained(settings.home, settings.logs / f"{job_id}.jsonl")
 
 
 def read_log(job_id: str, settings: Settings | None = None, last: int = 200) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def resident(
 ) -> Resident:
     """The spec's model, loaded once per process (built first, if it has to be); another model takes its place."""
     path = resolve_path(spec.model, folders)
-    return kept(str(path.absolute()) if path.is_dir() else spec.model, spec.dtype, settings, report)
+    return kept(str(path.absolute()) if os.path.isdir(path) else spec.model, spec.dtype, settings, report)
 
 
 def kept(source: str, dtype_name: str, settings: Settings, report: Callable[[int, int, str], None]) -> Resident:

@@ -16,6 +16,7 @@ from pipelines.prompts import letter_prompt, likelihood_option, likelihood_promp
 from pipelines.questions import Question
 from pipelines.shipped import shipped_folder
 from pipelines.spec import resolve_path
+from store.layout import contained
 from vmoer.errors import CheckpointError
 from vmoer.handle import choose_layers
 from vmoer.layers import MEASURED, describe, parse
@@ -114,7 +115,7 @@ def part_folder(context: Context, name: str) -> Path:
         parts |= {key: spec[key] for key in ("base", "layers", "samples", "routers")}
         parts |= {"options": spec["options"].get(method, {}), "measured_on": measured_on}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    return context.home / "routers" / f"{digest}.{name}"
+    return contained(context.home, context.home / "routers" / f"{digest}.{name}")
 
 
 def resolve_layers(context: Context, resident: Resident, method: str) -> list[int]:

@@ -61,7 +61,7 @@ def export_table(
         raise NotFoundError(f"there is no export format {format!r}; there are {', '.join(FORMATS)}")
     if table is None and format != "duckdb":
         raise NotFoundError(f"name the table to export as {format}; there are {', '.join(schema.TABLES)}")
-    chosen = [layout.check_table(table)] if table else list(schema.tables())
+    chosen = [layout.check_table(table)] if table is not None else list(schema.tables())
     runs = _known_runs(store, run_id)
     for one in chosen:
         _check_sealed(store, one, runs)

@@ -35,7 +35,10 @@ def check_table(name: str, *kinds: schema.Kind) -> schema.Table:
 
 
 def contained(home: Home, path: Path) -> Path:
-    """``path`` itself; raises ``InvalidNameError`` when it resolves to a place outside the data folder."""
+    """``path`` itself; raises ``InvalidNameError`` when it resolves to a place outside the data folder, links followed.
+
+    The one check of its kind: whatever a name or id becomes a path with goes through it.
+    """
     root = os.path.realpath(home)
     target = os.path.realpath(path)
     if os.path.commonpath([root, target]) != root:

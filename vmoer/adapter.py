@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vmoer import safefile
 from vmoer.checkpoint import replace_file
 from vmoer.errors import CheckpointError, UnsupportedModelError, VmoerError
 from vmoer.handle import fingerprint
@@ -118,6 +119,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
             f"The adapter in {source} belongs to another model or revision ({config['architecture']})."
         )
     try:
+        safefile.check(source / WEIGHTS)
         content = (source / WEIGHTS).read_bytes()
         tensors = load(content)
     except (OSError, SafetensorError) as error:

@@ -154,7 +154,8 @@ def _read_config(source: Path) -> dict[str, Any]:
 
 def _load_weights(modules: nn.ModuleDict, source: Path) -> None:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from vmoer.safefile import load_file
 
     try:
         tensors = load_file(source / WEIGHTS)

@@ -136,7 +136,8 @@ def _read(source: Path) -> dict[str, Any]:
 
 def _tensors(source: Path, expected: nn.ModuleDict) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from vmoer.safefile import load_file
 
     try:
         tensors = load_file(source / WEIGHTS)

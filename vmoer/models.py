@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ import torch
 from torch import nn
 
 from vmoer.devices import pick_device, pick_dtype
-from vmoer.errors import ModelSourceError, UnsupportedModelError
-from vmoer.hub import fetch_from_hub, require_safetensors
+from vmoer.errors import ModelSourceError
+from vmoer.hub import fetch_from_hub
+from vmoer.modelfolder import check_folder
 from vmoer.recipes import smollm2
 from vmoer.registry import unknown_name
 
@@ -91,8 +91,7 @@ def load_model(
     """
     where = pick_device(device)
     folder = _locate(str(source), revision, build, progress)
-    _check_folder(folder)
-    model, tokenizer = _load(folder, where, pick_dtype(where, _stored_parameters(folder), dtype))
+    model, tokenizer = _load(folder, where, pick_dtype(where, check_folder(folder), dtype))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"  # generation continues at the right end
@@ -112,7 +111,7 @@ def model_identity(model: nn.Module, source: str | os.PathLike[str]) -> dict[str
     known = {info.name: info for info in available_models()}.get(str(source))
     return {
         "architecture": type(base).__name__,
-        "source": known.kind if known else "folder" if Path(source).is_dir() else str(source),
+        "source": known.kind if known else "folder" if os.path.isdir(source) else str(source),
         "n_layers": int(base.config.num_hidden_layers),
         "moe_layers": [site.layer for site in sites],
         "n_experts": sites[0].n_experts,
@@ -128,9 +127,9 @@ def _locate(source: str, revision: str | None, build: bool, progress: Progress |
     if source in known:
         return _folder_of(known[source], build, progress).absolute()
     path = Path(source).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # Path raises for what can be no file name
         return path.absolute()
-    if path.exists():
+    if os.path.exists(path):
         raise ModelSourceError(f"{source} is a file; give the folder with config.json and safetensors weights.")
     if _HUB_ID.fullmatch(source) and not source.startswith("."):
         return fetch_from_hub(source, revision)
@@ -150,46 +149,6 @@ def _folder_of(info: ModelInfo, build: bool, progress: Progress | None) -> Path:
     elif not info.present:
         raise ModelSourceError(f"{info.name} is missing from this installation; install vmoer again.")
     return info.folder
-
-
-def _check_folder(folder: Path) -> None:
-    """Nothing; raises unless the folder holds a model that can be read safely."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelSourceError(f"{folder} has no config.json; give the folder that `save_pretrained` wrote.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        config = None
-    if not isinstance(config, dict):
-        raise ModelSourceError(f"The config.json of {folder} is not a JSON object.")
-    model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING and "auto_map" in config:
-        raise UnsupportedModelError(
-            f"{folder.name} needs code from its own repository, which vmoer never runs; "
-            "use a model that transformers supports."
-        )
-    if model_type not in CONFIG_MAPPING:
-        raise UnsupportedModelError(
-            f"{folder.name} is of type {model_type!r}, which this version of transformers does not know."
-        )
-    require_safetensors(str(folder), [file.name for file in folder.iterdir()])
-
-
-def _stored_parameters(folder: Path) -> int:
-    """Parameters in the folder's weight files, from their headers alone."""
-    from safetensors import SafetensorError, safe_open
-
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, framework="pt") as file:
-                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-        except SafetensorError as error:
-            raise ModelSourceError(f"{path} is damaged or not a safetensors file ({error}).") from error
-    return total
 
 
 def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -51,7 +51,8 @@ def resume(
 ) -> tuple[dict[str, Tensor], int]:
     """Continue from ``folder``: fills ``result`` in place; returns the best weights and the evaluations since then."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from vmoer.safefile import load_file
 
     try:
         state = json.loads((folder / PROGRESS).read_text())
