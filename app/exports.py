@@ -5,9 +5,11 @@ Every file carries the reproducibility card of its runs, so that a figure found 
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +23,8 @@ import vl_convert
 from app import palette
 from app.charts.render import specification
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# As in store.export: one more apostrophe goes in front, also where there are some; removing one restores the text.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -54,12 +57,14 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
         value = plain_json(value)
         if isinstance(value, list):
             value = json.dumps(value)
-        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+        return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
     columns = {
         name: (column if pd.api.types.is_numeric_dtype(column) else column.map(safe)) for name, column in frame.items()
     }
-    return pd.DataFrame(columns, columns=frame.columns).to_csv(index=False).encode("utf-8")
+    return (
+        pd.DataFrame(columns, columns=frame.columns).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode("utf-8")
+    )
 
 
 def parquet_bytes(frame: pd.DataFrame, card: Mapping[str, Any]) -> bytes:

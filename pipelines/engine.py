@@ -38,6 +38,7 @@ from pipelines.work import Batches, Work
 from store.errors import StoreError
 from store.files import cannot_write
 from store.publish import publish, refuse_newer
+from store.redact import redact
 from store.shards import shard_name
 from vmoer.routers.base import routers
 
@@ -96,16 +97,17 @@ def _compute(request: dict[str, Any], job_id: str, settings: Settings) -> dict[s
             raise
         except USER_ERRORS as error:
             log.error("failed", reason=str(error))
-            work.end("failed", str(error))
-            raise JobError(str(error)) from None
+            sentence = redact(str(error))
+            work.end("failed", sentence)
+            raise JobError(sentence) from None
         except SQLAlchemyError as error:
             log.error("failed", reason=str(error))
-            raise JobError(f"the job database cannot be used: {reason_of(error)}") from None
+            raise JobError(redact(f"the job database cannot be used: {reason_of(error)}")) from None
         except Exception as error:
             log.error("failed", reason=repr(error), traceback=traceback.format_exc())
             refused = cannot_write(f"in stage {work.stage or 'plan'}", error)
             sentence = (
-                str(refused)
+                redact(str(refused))
                 if refused is not None
                 else (
                     f"unexpected {type(error).__name__} in stage {work.stage or 'plan'}; the job's log has the details"

@@ -1,4 +1,4 @@
-"""One log file per job: a JSON object a line, written by structlog."""
+"""One log file per job: a JSON object a line, written by structlog, without secrets and the home folder's path."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any
 
 import structlog
+
+from store.redact import redacted
 
 
 class JobLog:
@@ -25,6 +27,7 @@ class JobLog:
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
+                lambda _logger, _method, event: redacted(dict(event)),
                 structlog.processors.JSONRenderer(),
             ],
             wrapper_class=structlog.BoundLogger,

@@ -20,6 +20,7 @@ from store.catalog import RunManifest, now, read_manifest, seal, write_manifest
 from store.errors import CorruptShardError, NotFoundError
 from store.files import sha256
 from store.layout import shard_path
+from store.redact import redacted
 from store.shards import changed, check_info, display, list_shards, read_info
 
 _PACKAGES = ("vmoer", "torch", "transformers", "numpy", "duckdb", "pyarrow", "dbos", "scikit-learn")
@@ -86,7 +87,7 @@ def begin_run(context: Context, run: RunPlan) -> RunManifest:
         ],
         started_at=before.started_at if before else now(),
         card={
-            "spec": spec.canonical(),
+            "spec": redacted(spec.canonical()),
             "run": run.to_json(),
             "routing": setup["card"],
             "base": base,

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from app.components.text import plain
+
 _FIELDS = (
     "run_id", "experiment", "name", "model", "method", "estimator", "control", "layers", "samples", "seed", "dtype",
     "device", "scoring", "routers", "status", "datasets", "n_tokens", "started_at", "ended_at", "synthetic",
@@ -46,11 +48,11 @@ def card_popover(card: Mapping[str, Any], *, key: str) -> None:
         for run in card["runs"]:
             layers = run.get("layers") or []
             carried = f"layers {', '.join(map(str, layers))} · " if layers else ""
-            st.markdown(
-                f"`{run['run_id']}`  \n"
+            about = (
                 f"{run.get('model')} · {run.get('method')} · {run.get('estimator')} · control {run.get('control')} · "
                 f"{carried}{run.get('samples')} samples · seed {run.get('seed')} · {run.get('dtype')} on "
                 f"{run.get('device')}"
             )
+            st.markdown(f"`{run['run_id']}`  \n{plain(about)}")
         st.markdown(f"Query `{card['query']}` on generation `{card['generation']}`")
         st.json(dict(card), expanded=1)

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import streamlit as st
 
 from app.components.text import plain
+from store.redact import redact
 
 
 def empty(what: str, command: str | None = None, *, why: str = "") -> None:
@@ -24,8 +25,8 @@ def no_data(home: str) -> NoReturn:
     empty(
         "No results yet",
         "vmoer demo",
-        why=f"The data folder {plain(home)} holds no published results. The demo computes some in a few minutes; "
-        "`vmoer run SPEC.yaml` evaluates a model of your own. This page shows them once they are published.",
+        why=f"The data folder {plain(redact(home))} holds no published results. The demo computes some in a few "
+        "minutes; `vmoer run SPEC.yaml` evaluates a model of your own. This page shows them once they are published.",
     )
     st.stop()
 
@@ -41,7 +42,7 @@ def wrong_link(message: str, *, page: str) -> NoReturn:
 
 def broken(message: str) -> NoReturn:
     """Say that the store cannot be read, and what to run; ends the script run."""
-    st.error(f"The results cannot be read: {plain(message)}", title="The data folder has a problem")
+    st.error(f"The results cannot be read: {plain(redact(message))}", title="The data folder has a problem")
     st.markdown("This says which file is at fault:")
     st.code("vmoer verify", language="bash")
     st.stop()
@@ -62,7 +63,7 @@ def run_state(run: Mapping[str, Any]) -> None:
 def synthetic_banner(names: list[str]) -> None:
     """Say which of the models shown are synthetic, so that nobody quotes their numbers."""
     if names:
-        listed = ", ".join(f"`{name}`" for name in names)
+        listed = ", ".join(plain(name) for name in names)
         st.warning(
             f"{listed}: random weights or a toy model trained by this project. It shows how things work; "
             "its numbers say nothing about models people use.",

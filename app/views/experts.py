@@ -15,6 +15,7 @@ from app.components.figure import figure, heading
 from app.components.link import go
 from app.components.page import Page, open_page
 from app.components.stepper import stepper
+from app.components.text import plain
 from app.components.tokens import visible
 
 PATH = "views/experts.py"
@@ -100,7 +101,7 @@ def draw_expert(page: Page, run_id: str, dataset: str, layer: int, expert: int) 
     """The tokens one expert serves."""
     rows = page.data("expert_tokens", run_id, dataset, layer, expert, limit=page.settings.max_drill)
     if rows.empty:
-        st.info(f"Expert {expert} served no token of {dataset} in layer {layer}.")
+        st.info(f"Expert {expert} served no token of {plain(dataset)} in layer {layer}.")
         return
     texts = [visible(text, int(one)) for text, one in zip(rows["token"], rows["token_id"], strict=True)]
     heading(
