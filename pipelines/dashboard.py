@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import socket
 import sys
@@ -18,7 +19,6 @@ SERVER = MAIN.with_name("server.py")
 WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104  recognised, not bound
 #: stands for every numeric address; a page elsewhere can point a name at this machine, but not a number
 ANY_ADDRESS = "any-ip-address"
-MAX_UPLOAD_MB = 5
 
 
 def check_address(address: str, port: int, insecure: bool, settings: Settings) -> None:
@@ -45,7 +45,9 @@ def reachable_as(address: str, settings: Settings) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def streamlit_command(port: int = 8501, host: str = "127.0.0.1", auth_file: str = "") -> list[str]:
+def streamlit_command(
+    port: int = 8501, host: str = "127.0.0.1", auth_file: str = "", max_upload_bytes: int = Settings.max_upload_bytes
+) -> list[str]:
     """The command that serves the dashboard on ``host:port``.
 
     Everything else (theme, no telemetry, no tracebacks to readers) comes from ``.streamlit/config.toml`` beside
@@ -66,7 +68,7 @@ def streamlit_command(port: int = 8501, host: str = "127.0.0.1", auth_file: str 
         "--server.enableXsrfProtection=true",
         "--browser.gatherUsageStats=false",
         "--client.showErrorDetails=none",
-        f"--server.maxUploadSize={MAX_UPLOAD_MB}",
+        f"--server.maxUploadSize={math.ceil(max_upload_bytes / 2**20)}",
         "--server.enableStaticServing=false",
         "--server.enableAgentApi=false",
         f"--secrets.files={secrets}",

@@ -30,6 +30,7 @@ from pipelines.spec import Layers, MethodName, Text
 from pipelines.uploads import check_prompt
 from pipelines.web import allowed_models
 from store.files import replacing, write_text
+from store.layout import contained
 
 WORKFLOW = "inspection"
 QUEUE = "inspection"
@@ -274,4 +275,4 @@ def clean(settings: Settings) -> int:
 def _path(settings: Settings, inspection_id: str, suffix: str) -> Path:
     if not _ID.fullmatch(inspection_id):
         raise JobError(f"{inspection_id[:80]!r} is no id of an inspection")
-    return settings.home / "inspections" / f"{inspection_id}.{suffix}"
+    return contained(settings.home, settings.home / "inspections" / f"{inspection_id}.{suffix}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,8 +147,8 @@ def _rows(
         shown = ":".join(part for part in (source.hub, source.config, source.split) if part)
         return _slug(source.hub.rpartition("/")[2]), shown, hub_rows(source)
     path = resolve_path(str(source.path), folders)
-    if not path.exists():
-        raise DataError(f"no question set at {source.path}; give a Parquet file or a folder of them")
+    if not os.path.exists(path):  # also for what can be no file name
+        raise DataError(f"no question set at {str(source.path)[:200]}; give a Parquet file or a folder of them")
     if not path.is_dir():
         rows = _prompts(path, settings) if _holds_prompts(path) else _parquet(path)
         return _slug(path.stem), path.name, rows

@@ -30,7 +30,8 @@ def end_on_sigterm() -> None:
 def start_dashboard(settings: Settings, address: str, port: int) -> subprocess.Popen[bytes]:
     """The dashboard's process; it is answering requests when this returns."""
     hosts = ",".join(reachable_as(address, settings))
-    process = _start(streamlit_command(port, address, settings.auth_file), settings, VMOER_ALLOWED_HOSTS=hosts)
+    command = streamlit_command(port, address, settings.auth_file, settings.max_upload_bytes)
+    process = _start(command, settings, VMOER_ALLOWED_HOSTS=hosts)
     local = "127.0.0.1" if address in WILDCARDS else address
     host = f"[{local}]" if ":" in local else local
     deadline = time.monotonic() + 60

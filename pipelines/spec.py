@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -322,4 +323,5 @@ def resolve_path(text: str, folders: Sequence[str]) -> Path:
     if path.is_absolute() or not folders:
         return path
     candidates = [Path(folder) / path for folder in folders]
-    return next((candidate for candidate in candidates if candidate.exists()), candidates[-1])
+    # os.path: what can be no file name (too long, NUL) does not exist, while Path raises
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), candidates[-1])

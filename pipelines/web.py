@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +22,9 @@ from pipelines.settings import Settings
 from pipelines.shipped import BUNDLED_MODELS
 from pipelines.spec import DataSource, Spec, resolve_path
 from pipelines.uploads import Prompt
+from store.errors import InvalidNameError
 from store.files import replacing
+from store.layout import contained
 
 _UPLOADS = "uploads"
 
@@ -84,11 +86,11 @@ def _check_source(source: DataSource, settings: Settings) -> None:
         raise SpecError("data: hub sets can be used from the command line only")
     if source.path is None:
         return
-    target = os.path.realpath(resolve_path(source.path, folders(settings)))
+    target = resolve_path(source.path, folders(settings))
     for folder in [*_folders(settings), settings.home / _UPLOADS]:
-        root = os.path.realpath(folder)
-        if os.path.commonpath([root, target]) == root and target != root:
-            return
+        with suppress(InvalidNameError):
+            if contained(folder, target).resolve() != folder.resolve():
+                return
     raise SpecError(f"data: {Path(source.path).name[:80]!r} is not in a folder that VMOER_DATASETS names")
 
 

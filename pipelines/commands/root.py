@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,15 @@ app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", envvar="VMOER_DEVICE")]
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
+        raise typer.BadParameter(f"{value[:40]!r} is no device; give auto, cpu, mps, cuda or cuda:N")
+    return value
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", envvar="VMOER_DEVICE", callback=_device)]
 Engine = Annotated[str, typer.Option(help="local, or ray for an actor per GPU or processor.", envvar="VMOER_ENGINE")]
 SpecFile = Annotated[Path, typer.Argument(help="YAML file that describes the experiment.")]
 RunId = Annotated[str, typer.Argument(help="Run id, as `vmoer runs` shows it.")]
