@@ -27,6 +27,8 @@ PAGES = [
     st.Page("views/ood.py", title="OoD detection", url_path="ood"),
     st.Page("views/compare.py", title="Compare", url_path="compare"),
     st.Page("views/training.py", title="Training", url_path="training"),
+    st.Page("views/inspect.py", title="Inspect", url_path="inspect"),
+    st.Page("views/jobs.py", title="Jobs", url_path="jobs"),
     st.Page("views/export.py", title="Export", url_path="export"),
 ]
 

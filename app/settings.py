@@ -52,6 +52,10 @@ class Settings:
         default=2.0,
         metadata={"env": "VMOER_APP_POLL_SECONDS", "help": "seconds between two looks at running jobs"},
     )
+    live_seconds: float = field(
+        default=0.4,
+        metadata={"env": "VMOER_APP_LIVE_SECONDS", "help": "seconds between two looks at a live inspection"},
+    )
     cache_entries: int = field(
         default=256,
         metadata={"env": "VMOER_APP_CACHE_ENTRIES", "help": "query results kept in memory per query"},

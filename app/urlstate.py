@@ -96,6 +96,11 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("expert", "expert", _index),
         Parameter("curve", "curve", _text),
         Parameter("table", "table", _text),
+        Parameter("inspection", "inspection", _text),
+        Parameter("why", "explanation", _text),
+        Parameter("prompt", "prompt", _index),
+        Parameter("method", "method", _text),
+        Parameter("job", "job", _text),
     )
 }
 

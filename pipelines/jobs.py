@@ -163,6 +163,14 @@ def get_job(job_id: str, settings: Settings | None = None) -> Job:
         return _job(client, rows[0], live_executors(settings.home))
 
 
+def job_spec(job_id: str, settings: Settings | None = None) -> dict[str, Any]:
+    """The spec a job computes, as plain values; an unknown id is refused with a sentence."""
+    settings = settings or load_settings()
+    get_job(job_id, settings)
+    with connect(settings) as client:
+        return dict(_request(client.list_workflows(workflow_ids=[job_id], name=WORKFLOW)[0]).get("spec", {}))
+
+
 def unfinished(experiment: str, settings: Settings | None = None) -> Job | None:
     """The newest job of an experiment that is queued, running or lost."""
     jobs = [job for job in list_jobs(settings, limit=1000) if job.experiment == experiment and not job.ended]

@@ -220,7 +220,7 @@ def token_heatmap(
                 f"{value}:Q",
                 title=title,
                 scale=scale,
-                legend=alt.Legend(orient="top", gradientLength=180, titleLimit=320),
+                legend=alt.Legend(orient="top", gradientLength=180, titleLimit=320, format=".3~g"),
             ),
             tooltip=[
                 tip("position:O", "position"),

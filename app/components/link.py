@@ -47,6 +47,10 @@ class Link:
             # Reached by the menu: keep what the reader had chosen on the page before.
             self._given = dict(st.session_state.get(_REMEMBERED, {}))
 
+    def given(self, name: str) -> Value | None:
+        """What the link says of a parameter whose values this page can only check by asking for them."""
+        return self._given.get(name)
+
     def pick(self, name: str, options: Sequence[T], default: T | None) -> T | None:
         """The link's value of ``name`` if it is one of ``options``, ``default`` if it has none; else the page ends."""
         try:

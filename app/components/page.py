@@ -81,15 +81,7 @@ def open_page(path: str, title: str, lead: str, *, live: bool = False) -> Page:
 
     ``live`` adds the strip of background jobs, which is worth seeing before the first result as well.
     """
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.title(title, anchor=False)
-        with st.container(width="content"):
-            help_key()
-    st.markdown(lead)
-    try:
-        settings = Settings.from_environment()
-    except SettingsError as error:
-        states.broken(str(error))
+    settings = head(title, lead)
     if live:
         jobs_strip(settings.poll_seconds)
     data = open_data(settings.home)
@@ -103,3 +95,16 @@ def open_page(path: str, title: str, lead: str, *, live: bool = False) -> Page:
     if runs.empty:
         states.no_data(str(settings.home))
     return Page(settings, data, link, runs)
+
+
+def head(title: str, lead: str) -> Settings:
+    """Draw the heading of a page and return the dashboard's settings; ends the script run when one cannot be used."""
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.title(title, anchor=False)
+        with st.container(width="content"):
+            help_key()
+    st.markdown(lead)
+    try:
+        return Settings.from_environment()
+    except SettingsError as error:
+        states.broken(str(error))

@@ -10,3 +10,8 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+\-!|~$:.&=^])")
 def plain(text: object) -> str:
     """``text`` as it is, whatever Markdown would make of it: no links, images, formulas or icons."""
     return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def sentence(text: str) -> str:
+    """An error's message as a sentence of its own."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")

@@ -1,0 +1,170 @@
+"""A form for an experiment: its answers become the values of a spec, which the pipelines check, never this page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import streamlit as st
+import yaml
+
+from app.components.asking import layers_of
+from app.components.text import plain, sentence
+from pipelines import jobs, live, web
+from pipelines.errors import PipelineError
+from pipelines.settings import Settings
+from pipelines.shipped import shipped_methods
+from pipelines.spec import CONTROLS, STAGES, DataSource, Estimator, Spec, parse_spec
+
+_STAGES = {
+    "trace": "trace: every routing decision",
+    "susceptibility": "susceptibility: which layers noise changes",
+    "leverage": "leverage: where routing matters",
+    "evaluate": "evaluate: accuracy and calibration",
+    "ood": "ood: which score notices other questions",
+    "efficiency": "efficiency: what a run costs",
+}
+_SHIPPED, _UNTRAINED, _TRAIN = "shipped", "untrained heads", "train them first"
+
+
+def spec_form(limits: Settings) -> dict[str, Any]:
+    """Draw the form and return the values of the spec it describes."""
+    sets = web.question_sets(limits)
+    names = list(sets)
+    values: dict[str, Any] = {}
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        with st.container(width=160):
+            values["name"] = st.text_input("Name", "experiment", key="job.name")
+        with st.container(width=190):
+            values["model"] = st.selectbox("Model", web.allowed_models(limits), key="job.model")
+        with st.container(width=300):
+            known = live.known_methods(limits)
+            values["methods"] = st.multiselect(
+                "Methods", ["deterministic", *known], default=["deterministic"], key="job.methods"
+            ) or ["deterministic"]
+        with st.container(width=220):
+            values["estimators"] = st.multiselect(
+                "Estimators", list(get_args(Estimator)), default=["in-router"], key="job.estimators"
+            )
+        with st.container(width=180):
+            layers = st.text_input("Layers", placeholder="the routers' own, else all", key="job.layers")
+        with st.container(width=100):
+            values["samples"] = int(st.number_input("Samples", 1, 1000, 35, key="job.samples"))
+    values["layers"] = layers_of(layers)
+    default = names.index("worldfacts · test") if "worldfacts · test" in names else 0
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        with st.container(width=240):
+            inside = st.selectbox("In-distribution set", names, index=default, key="job.id")
+        with st.container(width=240):
+            near = st.multiselect("Near-OoD sets", names, key="job.near")
+        with st.container(width=240):
+            far = st.multiselect("Far-OoD sets", names, key="job.far")
+        with st.container(width=230):
+            validation = st.selectbox("Validation set", ["none", *names], key="job.validation")
+        with st.container(width=150):
+            limit = int(st.number_input("Questions of each", 1, limits.max_questions, 100, key="job.limit"))
+    values["data"] = _data(sets, inside, near, far, validation, limit)
+    values["stages"] = st.multiselect(
+        "Stages",
+        list(STAGES),
+        default=["trace", "evaluate"],
+        format_func=lambda name: _STAGES.get(name, name),
+        key="job.stages",
+    )
+    shipped = shipped_methods(values["model"])
+    routers = st.segmented_control(
+        "Routers", [_SHIPPED, _UNTRAINED, _TRAIN], default=_SHIPPED if shipped else _UNTRAINED, key="job.routers",
+        help=f"Shipped for {values['model']}: {', '.join(shipped) or 'none'}.",
+    )  # fmt: skip
+    values["routers"] = {_SHIPPED: "shipped", _UNTRAINED: "untrained"}.get(str(routers), "shipped")
+    if routers == _TRAIN:
+        values["routers"] = _training(sets)
+    with st.expander("More"), st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        with st.container(width=300):
+            values["controls"] = st.multiselect(
+                "Controls", list(CONTROLS), default=["untrained", "non-routing-noise"], key="job.controls"
+            )
+        with st.container(width=160):
+            values["scoring"] = st.selectbox("Scoring", ["likelihood", "letter"], key="job.scoring")
+        with st.container(width=160):
+            values["batch_tokens"] = int(st.number_input("Batch, tokens", 64, 4_194_304, 2048, key="job.batch"))
+        with st.container(width=120):
+            values["seed"] = int(st.number_input("Seed", 0, 2**31, 0, key="job.seed"))
+        values["store_text"] = st.checkbox("Store prompts and tokens", value=True, key="job.text")
+    return values
+
+
+def _source(source: DataSource, limit: int | None) -> dict[str, Any]:
+    found = source.model_dump(exclude_none=True, by_alias=True)
+    return found if limit is None else {**found, "limit": limit}
+
+
+def _data(
+    sets: Mapping[str, DataSource], inside: str, near: Sequence[str], far: Sequence[str], validation: str, limit: int
+) -> dict[str, Any]:
+    data: dict[str, Any] = {"id": _source(sets[inside], limit)}
+    for role, chosen in (("near", near), ("far", far)):
+        if chosen:
+            data[role] = [_source(sets[name], limit) for name in chosen]
+    if validation in sets:
+        data["validation"] = _source(sets[validation], limit)
+    return data
+
+
+def _training(sets: Mapping[str, DataSource]) -> dict[str, Any]:
+    names = list(sets)
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        with st.container(width=260):
+            data = st.selectbox("Train on", names, index=_place(names, "train"), key="job.train")
+        with st.container(width=260):
+            steps = st.selectbox("Choose the best step on", names, index=_place(names, "validation"), key="job.best")
+        with st.container(width=120):
+            epochs = int(st.number_input("Epochs", 1, 1000, 3, key="job.epochs"))
+    return {"train": {"data": _source(sets[data], None), "validation": _source(sets[steps], None), "epochs": epochs}}
+
+
+def _place(names: Sequence[str], split: str) -> int:
+    return next((place for place, name in enumerate(names) if name.endswith(f"· {split}")), 0)
+
+
+def as_yaml(spec: Spec) -> str:
+    """The spec as one would write it: everything that differs from the defaults."""
+    values = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+
+
+def as_command(text: str) -> str:
+    """A shell command that runs a spec; the quoted here-document keeps every character of it as it is."""
+    return f"cat > spec.yaml <<'VMOER_SPEC'\n{text}VMOER_SPEC\nvmoer run spec.yaml"
+
+
+def start(limits: Settings) -> str | None:
+    """The form with the spec it makes, as YAML and as a command; the id of the job once it was started."""
+    values = spec_form(limits)
+    try:
+        spec = parse_spec(values)
+        web.check(spec, limits)
+    except PipelineError as error:
+        st.error(plain(sentence(str(error))), title="Not a valid experiment yet")
+        return None
+    text = as_yaml(spec)
+    runs = spec.runs()
+    st.caption(plain(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {', '.join(run.run_id for run in runs)}"))
+    same = jobs.unfinished(spec.experiment, limits)
+    if same is not None:
+        st.info("The same experiment is queued or running already; starting it again shows that job.")
+    with st.container(horizontal=True, gap="small"):
+        pressed = st.button("Start", type="primary", key="job.start")
+        st.download_button("spec.yaml", text, file_name="spec.yaml", mime="application/yaml", on_click="ignore")
+    yaml_tab, command_tab = st.tabs(["Spec (YAML)", "Copy as command"])
+    with yaml_tab:
+        st.code(text, language="yaml")
+    with command_tab:
+        st.code(as_command(text), language="bash")
+    if not pressed:
+        return None
+    try:
+        return web.submit(spec, limits)
+    except PipelineError as error:
+        st.error(plain(sentence(str(error))), title="The job could not be queued")
+        return None
