@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipelines import jobs
+from pipelines.console import clean
 from pipelines.locks import live_executors
 from pipelines.manifests import versions
 from pipelines.settings import Settings
@@ -33,6 +34,41 @@ def findings(settings: Settings) -> list[dict[str, Any]]:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             rows.append({"name": name, "ok": False, "detail": first})
     return rows
+
+
+def model_report(source: str) -> dict[str, Any]:
+    """What VMoER can do with a model, from its configuration alone (:func:`vmoer.fitness.report`)."""
+    from transformers.utils import logging
+
+    from vmoer.fitness import report
+
+    logging.set_verbosity_error()  # remarks about kernels that are not needed to look at a configuration
+    return report(source)
+
+
+def model_lines(found: dict[str, Any]) -> list[str]:
+    """A model's report for a terminal."""
+    moe = f"{len(found['moe_layers'])} of {found['layers']} layers are MoE"
+    lines = [
+        f"{clean(found['model'])}: {found['family']}",
+        f"  routing      {found['rule']}",
+        f"  layers       {moe}, {found['experts']} experts, top-{found['top_k']}, hidden {found['hidden_size']}",
+        f"  parameters   {found['parameters'] / 1e9:.2f} B, {found['active_parameters'] / 1e9:.2f} B active per token",
+        f"  weights      {found['weights_gb']:.1f} GB ({found['dtype']}), {found['weights_float32_gb']:.1f} (float32)",
+        f"  operations   {found['macs_per_token'] / 1e9:.3f} G multiply-accumulates per token, attention scores apart",
+        "",
+        f"  {'method':<14}{'estimators':<38}{'parameters':>12}{'10 layers':>12}{'all layers':>12}",
+    ]
+    for row in found["methods"]:
+        if not row["supported"]:
+            lines.append(f"  {row['method']:<14}refused")
+            continue
+        costs = (row["router_parameters_per_layer"], row["extra_percent"], row["extra_percent_all_layers"])
+        parameters, some, whole = costs
+        shown = f"{parameters:>12,}{some:>+11.3f}%{whole:>+11.3f}%" if parameters is not None else f"{'no formula':>12}"
+        lines.append(f"  {row['method']:<14}{', '.join(row['estimators']):<38}{shown}")
+    refusals = sorted({row["refusal"] for row in found["methods"] if row["refusal"]})
+    return lines + [f"  {sentence}" for sentence in refusals]
 
 
 def _device(settings: Settings) -> str:

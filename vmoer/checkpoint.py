@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from vmoer.devices import running_device
 from vmoer.errors import CheckpointError
 from vmoer.routers.base import BayesianRouter, RouterShape, routers
 from vmoer.tap import tap_of
@@ -118,7 +119,7 @@ def load_routers(
             raise CheckpointError(f"{source / CONFIG}: these are not {config['method']} options ({error}).") from error
     _load_weights(nn.ModuleDict({str(layer): head for layer, head in heads.items()}), source)
     for layer, head in heads.items():
-        head.to(next(sites[layer].router.parameters()).device)
+        head.to(running_device(sites[layer].router))
     return Handle(
         tap,
         config["method"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from vmoer.errors import ModelSourceError
 
@@ -55,3 +56,21 @@ def _cuda_has_bfloat16() -> bool:
 def _cpu_has_bfloat16() -> bool:
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities == "AVX512" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def running_device(module: nn.Module) -> torch.device:
+    """Where ``module`` runs: the device of its first weight that is not offloaded, the CPU when all are."""
+    for parameter in module.parameters():
+        if not parameter.is_meta:
+            return parameter.device
+    return torch.device("cpu")
+
+
+def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's ``state_dict``; weights that accelerate keeps elsewhere are fetched."""
+    if not any(parameter.is_meta for parameter in module.parameters()):
+        return module.state_dict()
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module, torch.device("cpu")):
+        return {name: value.clone() for name, value in module.state_dict().items()}

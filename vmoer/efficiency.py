@@ -14,6 +14,7 @@ from typing import Any
 
 from vmoer.errors import UnknownNameError
 from vmoer.registry import unknown_name
+from vmoer.skeleton import skeleton_from_config
 
 #: members of an ensemble unless the router says otherwise, columns of a low-rank covariance likewise
 _MEMBERS, _RANK = 4, 8
@@ -80,7 +81,8 @@ def head_size(
     config: Any, samples: int = 35, trunk_width: int | None = None, method: str = "fcvr", **sizes: int
 ) -> HeadSize:
     """Sizes of a head of ``method`` on the model of a Hugging Face ``config``, its default trunk unless given."""
-    hidden, experts = config.hidden_size, config.num_local_experts
+    model = skeleton_from_config(config)
+    hidden, experts = model.hidden_size, model.n_experts
     trunk = trunk_width or max(hidden // _TRUNK.get(method, 4), 1)
     rank = _SNAPSHOT_RANK if method == "swagr" else min(_RANK, experts)
     return HeadSize(hidden, experts, trunk, samples, **{"rank": rank, **sizes})
@@ -96,18 +98,14 @@ def extra_macs(method: str, size: HeadSize) -> int:
     return _cost(method)[1](size)
 
 
-def layer_macs(config: Any) -> int:
-    """MACs per token of one decoder layer: attention projections, router, k experts and the shared expert."""
-    hidden = config.hidden_size
-    head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
-    attention = 2 * hidden * head * (config.num_attention_heads + config.num_key_value_heads)
-    width = config.num_experts_per_tok * config.intermediate_size + getattr(config, "shared_intermediate_size", 0)
-    return attention + hidden * config.num_local_experts + 3 * hidden * width
+def layer_macs(config: Any) -> tuple[int, ...]:
+    """MACs per token of each decoder layer: attention, router, k of E experts and what is shared; dense layers too."""
+    return skeleton_from_config(config).layer_macs
 
 
 def model_macs(config: Any) -> int:
     """MACs per token of the whole model, language-model head included."""
-    return config.num_hidden_layers * layer_macs(config) + config.hidden_size * config.vocab_size
+    return skeleton_from_config(config).macs
 
 
 def extra_share(config: Any, method: str, layers: int, samples: int = 35) -> float:
@@ -131,9 +129,10 @@ def predictive_ratio(
     positions, or (``positions="scored"``) only at those answered, the prompt before them once with averaged routers.
     """
     first, answered = min(layers), 1 + answers
-    below, above = first * layer_macs(config), (config.num_hidden_layers - first) * layer_macs(config)
+    macs = layer_macs(config)
+    below, above = sum(macs[:first]), sum(macs[first:])
     draw = len(layers) * extra_macs(method, head_size(config, samples=1, method=method))
-    head = config.hidden_size * config.vocab_size
+    head = skeleton_from_config(config).head_macs
     native = (prompt + answers) * (below + above) + answered * head
     if positions == "all":
         found = (prompt + answers) * (below + samples * (above + draw)) + samples * answered * head
@@ -141,6 +140,11 @@ def predictive_ratio(
         average = len(layers) * extra_macs(method, head_size(config, samples=samples, method=method))
         found = (prompt - 1) * (below + above + average) + answered * (below + samples * (above + draw + head))
     return found / native
+
+
+def methods_with_costs() -> list[str]:
+    """Methods that have a cost formula (a third party's own has none)."""
+    return sorted(_COSTS)
 
 
 def _cost(method: str) -> tuple[Callable[[HeadSize], int], Callable[[HeadSize], int]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vmoer import layers as layer_selection
 from vmoer.architectures import RouterSite
+from vmoer.devices import running_device, weights_of
 from vmoer.errors import UnknownNameError, UnsupportedModelError, VmoerError
 from vmoer.noise import mix_int
 from vmoer.registry import unknown_name
@@ -217,7 +218,7 @@ def bayesianize(
             head = cls(shape, generator=generator, logit_scale=spread.get(site.layer, 1.0), **options)
         except (TypeError, ValueError) as error:
             raise VmoerError(f"Method {method!r} with options {options}: {error}") from error
-        heads[site.layer] = head.to(next(site.router.parameters()).device)
+        heads[site.layer] = head.to(running_device(site.router))
     return Handle(tap, method, heads, samples, estimator, seed)
 
 
@@ -273,7 +274,7 @@ def random_tokens(model: nn.Module, rows: int = 4, length: int = 64) -> dict[str
     generator = torch.Generator().manual_seed(0)
     length = min(length, getattr(config, "max_position_embeddings", length))
     ids = torch.randint(0, config.vocab_size, (rows, length), generator=generator)
-    device = next(model.parameters()).device
+    device = running_device(model)
     return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
 
 
@@ -298,7 +299,7 @@ def fingerprint(sites: Iterable[RouterSite], shifts: Mapping[int, nn.Linear] | N
     digests = {}
     for site in sites:
         digest = hashlib.sha256()
-        tensors = dict(site.router.state_dict())
+        tensors = dict(weights_of(site.router))
         if shifts and site.layer in shifts:
             tensors["fine-tuned"] = shifts[site.layer].weight
         for name, tensor in sorted(tensors.items()):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vmoer.errors import ModelSourceError
+
+#: what an id on the hub looks like: owner/name
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 _PATTERNS = ["*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja"]
 _SECONDS = 15  # to wait for the hub's first answer
@@ -26,6 +30,14 @@ def fetch_from_hub(model_id: str, revision: str | None = None) -> Path:
             return Path(snapshot_download(model_id, revision=revision, local_files_only=True))
         require_safetensors(model_id, [file.rfilename for file in found.siblings or []])
         return Path(snapshot_download(model_id, revision=found.sha, allow_patterns=_PATTERNS))
+
+
+def fetch_config(model_id: str, revision: str | None = None) -> Path:
+    """The ``config.json`` of a hub model, and nothing else of it."""
+    from huggingface_hub import hf_hub_download
+
+    with _one_sentence(model_id, revision):
+        return Path(hf_hub_download(model_id, "config.json", revision=revision, etag_timeout=_SECONDS))
 
 
 def require_safetensors(source: str, names: list[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,9 @@ from torch import nn
 
 from vmoer.devices import pick_device, pick_dtype
 from vmoer.errors import ModelSourceError
-from vmoer.hub import fetch_from_hub
+from vmoer.hub import HUB_ID, fetch_from_hub
 from vmoer.modelfolder import check_folder
-from vmoer.recipes import smollm2
+from vmoer.recipes import random_models, smollm2
 from vmoer.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -29,15 +28,14 @@ if TYPE_CHECKING:
     from vmoer.upcycle import Progress
 
 _BUNDLED = Path(__file__).parent / "bundled"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ROWS = 4096  # of the embedding hashed at a time
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model known by name. ``kind``: bundled (shipped) or built (on this machine, from a package).
+    """A model known by name. ``kind``: bundled (shipped), built (on this machine, from a package) or random (weights).
 
-    ``megabytes`` is the size on disk once present; ``synthetic`` marks a toy trained by this project.
+    ``megabytes`` is the size on disk once present; ``synthetic`` marks a toy: trained by this project, or random.
     """
 
     name: str
@@ -70,6 +68,18 @@ def available_models() -> list[ModelInfo]:
             present=smollm2.is_built(),
             folder=built,
             synthetic=False,
+        ),
+        *(
+            ModelInfo(
+                name=name,
+                kind="random",
+                description=f"random weights, {family}: shows that the family runs, its answers are chance",
+                megabytes=_megabytes(random_models.model_folder(name)),
+                present=random_models.is_built(name),
+                folder=random_models.model_folder(name),
+                synthetic=True,
+            )
+            for name, (family, _) in random_models.MODELS.items()
         ),
     ]
 
@@ -131,7 +141,7 @@ def _locate(source: str, revision: str | None, build: bool, progress: Progress |
         return path.absolute()
     if os.path.exists(path):
         raise ModelSourceError(f"{source} is a file; give the folder with config.json and safetensors weights.")
-    if _HUB_ID.fullmatch(source) and not source.startswith("."):
+    if HUB_ID.fullmatch(source) and not source.startswith("."):
         return fetch_from_hub(source, revision)
     if os.sep in source or source.startswith((".", "~")):
         raise ModelSourceError(f"There is no folder {source}; give a folder, a hub id or one of {', '.join(known)}.")
@@ -146,6 +156,8 @@ def _folder_of(info: ModelInfo, build: bool, progress: Progress | None) -> Path:
             raise ModelSourceError(
                 f"{info.name} is not built yet; run `vmoer models get {info.name}` (about 2 minutes)."
             )
+    elif info.kind == "random":
+        return random_models.build(info.name, tokenizer=_BUNDLED / "worldfacts-moe")
     elif not info.present:
         raise ModelSourceError(f"{info.name} is missing from this installation; install vmoer again.")
     return info.folder

@@ -53,13 +53,16 @@ def entering_at(model: nn.Module, layer: int, hidden: Tensor) -> Iterator[None]:
         return args, {**kwargs, "hidden_states": hidden}
 
     hook = layers[layer].register_forward_pre_hook(enter, with_kwargs=True)
+    own = [below.__dict__.get("forward") for below in layers[:layer]]  # accelerate's, where weights are offloaded
     try:
         for below in layers[:layer]:
             below.__dict__["forward"] = skip
         yield
     finally:
-        for below in layers[:layer]:
+        for below, forward in zip(layers[:layer], own, strict=True):
             below.__dict__.pop("forward", None)
+            if forward is not None:
+                below.__dict__["forward"] = forward
         hook.remove()
 
 
@@ -71,8 +74,14 @@ def fork_cache(model: nn.Module, cache: Any) -> Any:
         for name, value in vars(entry).items():
             if isinstance(value, Tensor):
                 setattr(entry, name, value.clone())
+            elif isinstance(value, dict):  # states of linear attention, by number
+                setattr(entry, name, {key: _cloned(state) for key, state in value.items()})
     tap_of(model).copy_running(cache, fork)
     return fork
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def borrow_lower_layers(cache: Any, lower: Any, layer: int) -> None:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vmoer.devices import running_device
 from vmoer.errors import UnknownNameError, VmoerError
 from vmoer.handle import evaluation
 from vmoer.memory import TokenBudget
@@ -227,7 +228,7 @@ def _log_likelihood(
     Rows are questions (times routing samples, sample-major). ``copies`` is how often ``expand`` makes the head answer;
     ``prefix`` the cache of :func:`_prefix`.
     """
-    device = next(model.parameters()).device
+    device = running_device(model)
     rows = len(batch)
     draws = len(sample_ids) if sample_ids is not None else 1
     flat = [option for item in batch for option in item.options]

@@ -309,6 +309,11 @@ _taps: WeakValueDictionary[int, Tap] = WeakValueDictionary()
 
 def tap_of(model: nn.Module) -> Tap:
     """The one tap of ``model``, shared by everybody who holds it; a model without known routers is refused."""
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UnsupportedModelError(
+            "torch.compile leaves out hooks, and with them Bayesian routing and recording: use the model as it was "
+            "before (`compiled._orig_mod`, or the model loaded again)."
+        )
     base = unwrap(model)
     known = _taps.get(id(base))
     if known is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines import console
-from pipelines.commands.root import Json, app, models_app
+from pipelines.commands.root import Device, Json, app, models_app
 from pipelines.settings import load_settings
 
 
@@ -47,6 +47,25 @@ def datasets(
     console.print_rows(question_set_rows(path), json_, "no question sets")
 
 
+@app.command("noise-floor")
+def noise_floor(
+    model: Annotated[str, typer.Argument(help="A model's name, a folder or a hub id.")],
+    prompts: Annotated[
+        str | None, typer.Option(help="File of prompts or question set; the built-in questions if left out.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Prompts to measure on.")] = 64,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """How often bfloat16, or another expert kernel, changes the experts that float32 picks, per layer.
+
+    An instability no larger than this says nothing about the router. The model is copied once in float32.
+    """
+    from pipelines.noise_floor import noise_floor_rows
+
+    console.print_rows(noise_floor_rows(model, prompts, limit, device), json_, "no MoE layers")
+
+
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="router, record, publish, query or all.")] = "all",
@@ -61,10 +80,26 @@ def bench(
 
 
 @app.command()
-def doctor(json_: Json = False) -> None:
-    """Check the installation, the data folder and the jobs; exit code 1 when something needs attention."""
-    from pipelines.doctor import findings
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="A model to look at: a name, a folder, a config.json or a hub id.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Check the installation, the data folder and the jobs; exit code 1 when something needs attention.
 
+    With MODEL: what VMoER can do with it, from its configuration alone, whatever its size: family, layers, experts,
+    routing rule, memory, and what each method adds to the operations per token (35 samples; in 10 layers, in all).
+    """
+    from pipelines.doctor import findings, model_lines, model_report
+
+    if model is not None:
+        found = model_report(model)
+        if json_:
+            console.print_json(found)
+        else:
+            print("\n".join(model_lines(found)))
+        return
     rows = findings(load_settings())
     console.print_rows(rows, json_, "nothing to check")
     raise typer.Exit(0 if all(row["ok"] for row in rows) else 1)

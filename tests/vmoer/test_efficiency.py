@@ -73,7 +73,7 @@ def test_macs_are_those_a_counter_counts(family, method):
 
 def test_predictive_runs_the_upper_layers_once_per_sample():
     ratio = efficiency.predictive_ratio(GRANITE_3B, "deterministic", [16], samples=35)
-    upper = 1 - 16 * efficiency.layer_macs(GRANITE_3B) / efficiency.model_macs(GRANITE_3B)
+    upper = 1 - sum(efficiency.layer_macs(GRANITE_3B)[:16]) / efficiency.model_macs(GRANITE_3B)
     assert ratio == pytest.approx(1 + 34 * upper)
     assert efficiency.predictive_ratio(GRANITE_3B, "fcvr", [0], samples=2) > 2
 

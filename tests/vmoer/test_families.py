@@ -1,5 +1,7 @@
 """What differs between families: scores and gates apart, refusals by name, and what wraps a model."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -14,12 +16,14 @@ from transformers import (
 )
 
 from vmoer.architectures import architecture_of, architectures
+from vmoer.checkpoint import load_routers
 from vmoer.errors import UnsupportedModelError
 from vmoer.handle import bayesianize
 from vmoer.recorder import record
 from vmoer.tap import tap_of
-from vmoer.testing import tiny_batch, tiny_model, trace_of
+from vmoer.testing import LENGTHS, tiny_batch, tiny_model, trace_of
 
+BAYESIAN = [name for name in architectures.names() if not architectures.get(name).bayesian_refusal]
 SIGMOID = ["DeepseekV3ForCausalLM", "Glm4MoeForCausalLM", "Llama4ForCausalLM"]
 
 
@@ -106,3 +110,72 @@ def test_sparsemixer_records_and_refuses_bayesian_routers():
 def test_the_closed_form_is_refused_where_experts_are_sigmoids(family):
     with pytest.raises(UnsupportedModelError, match="expectation of a softmax"):
         bayesianize(tiny_model(family), "mfvr", estimator="closed-form")
+
+
+@pytest.mark.parametrize("family", BAYESIAN)
+def test_lora_and_routers_live_on_one_model(family):
+    """Routers on a peft-wrapped model route its own forward pass, and both come off bit-exactly."""
+    peft = pytest.importorskip("peft", reason="peft is an optional companion")
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)  # peft asks transformers so
+    model = tiny_model(family)
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    target = next(name for name in ("o_proj", "out_proj", "lm_head") if name in names)
+    with torch.no_grad():
+        plain = model(**tiny_batch()).logits
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=[target], r=2)).eval()
+        native = wrapped(**tiny_batch()).logits
+        with bayesianize(wrapped, "temperature", temperature=3.0), record(wrapped) as recorder:
+            bayesian = wrapped(**tiny_batch()).logits
+        assert not torch.equal(native, bayesian)
+        assert torch.equal(wrapped(**tiny_batch()).logits, native)
+        restored = wrapped.unload()
+        torch.testing.assert_close(restored(**tiny_batch()).logits, plain)
+    assert len(recorder.trace) == sum(LENGTHS)
+
+
+@pytest.mark.parametrize("family", ["OlmoeForCausalLM", "DeepseekV3ForCausalLM", "GptOssForCausalLM"])
+def test_offloaded_weights_are_fetched(family, tmp_path):
+    """accelerate keeps the weights elsewhere (meta parameters): routed, saved and loaded as if they were here."""
+    accelerate = pytest.importorskip("accelerate", reason="accelerate comes with peft")
+    model = tiny_model(family)
+    with torch.no_grad():
+        native = model(**tiny_batch()).logits
+        with bayesianize(model, "mfvr", samples=3) as handle:
+            here = model(**tiny_batch()).logits
+            handle.save(tmp_path / "here")
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+        assert all(parameter.is_meta for parameter in tap_of(model).sites[0].router.parameters())
+        assert torch.equal(model(**tiny_batch()).logits, native)
+        with bayesianize(model, "mfvr", samples=3) as handle:
+            assert torch.equal(model(**tiny_batch()).logits, here)
+            handle.save(tmp_path / "offloaded")
+        with load_routers(model, tmp_path / "here"):
+            assert torch.equal(model(**tiny_batch()).logits, here)
+    assert (tmp_path / "here/routers.json").read_bytes() == (tmp_path / "offloaded/routers.json").read_bytes()
+
+
+def test_a_compiled_model_is_refused():
+    """Compiled code leaves out hooks that come later, so routers would silently do nothing."""
+    model = tiny_model("OlmoeForCausalLM")
+    for compiled in (torch.compile(model, backend="eager"), _compiled_in_place(tiny_model("OlmoeForCausalLM"))):
+        for use in (lambda it=compiled: bayesianize(it, "fcvr"), lambda it=compiled: record(it).__enter__()):
+            with pytest.raises(UnsupportedModelError, match=r"torch\.compile leaves out hooks"):
+                use()
+    assert len(trace_of(model, tiny_batch())) == sum(LENGTHS)
+
+
+def _compiled_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("family", ["DeepseekV3ForCausalLM", "JambaForCausalLM"])
+def test_gradient_checkpointing_is_refused_with_routers_and_recorded_without(family):
+    model = tiny_model(family)
+    model.activation_checkpointing_enable()
+    model.train()
+    with bayesianize(model, "mfvr"), pytest.raises(UnsupportedModelError, match="checkpointing_disable"):
+        model(**tiny_batch())
+    with record(model) as recorder:
+        model(**tiny_batch(), use_cache=False).logits.sum().backward()
+    assert len(recorder.trace) == sum(LENGTHS)

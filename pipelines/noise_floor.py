@@ -1,0 +1,31 @@
+"""``vmoer noise-floor``: how often number format or expert kernel alone change the experts of a model, per layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.models import load
+from pipelines.prompts import likelihood_prompt
+from pipelines.questions import load_questions
+from pipelines.routing import by_size, padded
+from pipelines.spec import DataSource
+from pipelines.stages.susceptibility import floor_rows
+from vmoer import noise_floor
+from vmoer.metrics.bootstrap import N_RESAMPLES
+
+_BATCH_TOKENS = 4096
+
+
+def noise_floor_rows(model: str, prompts: str | None, limit: int, device: str) -> list[dict[str, Any]]:
+    """Rows as in table ``noise_floor`` for a model by name, folder or hub id, which is copied once in float32.
+
+    ``prompts`` is a file of prompts or a question set, the built-in questions when it is ``None``.
+    """
+    where: dict[str, Any] = {"path": prompts} if prompts else {"name": "worldfacts", "split": "test"}
+    questions = load_questions(DataSource(**where, limit=limit)).questions
+    texts = [likelihood_prompt(item.question) if item.answered else item.question for item in questions]
+    native, tokenizer = load(model, device=None if device == "auto" else device, build=True)
+    rows = [tokenizer(text)["input_ids"] for text in texts]
+    groups = by_size(rows, _BATCH_TOKENS)
+    batches = [padded([rows[place] for place in group], str(native.device)) for group in groups]
+    return floor_rows(noise_floor.measure(native, batches), N_RESAMPLES, 0)

@@ -1,0 +1,96 @@
+"""``docs/support.md``: which method works on which family, what else is supported, and figures of known checkpoints.
+
+Made from the registries, so that it cannot promise what the conformance tests do not run over the same cells.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmoer.architectures import architectures
+from vmoer.fitness import report
+from vmoer.routers.base import routers
+
+#: configurations of public checkpoints: sizes only, no weights
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+def checkpoints() -> dict[str, Path]:
+    """Configuration files of public checkpoints by name."""
+    return {path.stem: path for path in sorted(CHECKPOINTS.glob("*.json"))}
+
+
+def supported(method: str, family: str) -> bool:
+    """Whether routers of ``method`` are accepted on ``family``."""
+    return method == "deterministic" or not architectures.get(family).bayesian_refusal
+
+
+def markdown() -> str:
+    """The text of ``docs/support.md``."""
+    methods = routers.names()
+    lines = [
+        "# What works with what",
+        "",
+        "Made by `python -m vmoer.testing > docs/support.md`; `pytest tests/vmoer/test_conformance.py` runs every cell",
+        "(transformers 5.23). ✓ = without noise the model's outputs are bit-identical to the native ones, in float32",
+        "and bfloat16, and taking the routers off leaves no trace; ✗ = refused with a sentence.",
+        "",
+        f"| family | {' | '.join(f'`{name}`' for name in methods)} |",
+        f"|---|{'---|' * len(methods)}",
+    ]
+    for family in architectures.names():
+        cells = ["✓" if supported(name, family) else "✗" for name in methods]
+        lines.append(f"| {family.removesuffix('ForCausalLM')} | {' | '.join(cells)} |")
+    lines += ["", *_FEATURES, "", "## Refusals", ""]
+    for family in architectures.names():
+        if refusal := architectures.get(family).bayesian_refusal:
+            lines.append(f"- {refusal}")
+    lines += [*_REFUSALS, "", "## Known checkpoints", "", *_CHECKPOINTS, ""]
+    reports = {name: report(str(path)) for name, path in checkpoints().items()}
+    lines += [
+        "| checkpoint | parameters | active | MoE layers | experts | weights | "
+        + " | ".join(map(_code, methods))
+        + " |",
+        "|---|---|---|---|---|---|" + "---|" * len(methods),
+    ]
+    for name, found in reports.items():
+        costs = [f"{row['extra_percent']:+.2f} %" for row in found["methods"]]
+        sizes = f"{found['parameters'] / 1e9:.1f} B | {found['active_parameters'] / 1e9:.2f} B"
+        routing = f"{len(found['moe_layers'])} of {found['layers']} | {found['top_k']} of {found['experts']}"
+        lines.append(f"| {name} | {sizes} | {routing} | {found['weights_gb']:.1f} GB | {' | '.join(costs)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _code(name: str) -> str:
+    return f"`{name}`"
+
+
+_FEATURES = """## Every family
+
+| | |
+|---|---|
+| experts `eager` and `grouped_mm`, float32 and bfloat16 | ✓ (Llama-4 has one expert implementation) |
+| padding left, right, none; dense blocks in between | ✓ layers keep their absolute number |
+| `generate()` with a KV cache, beam search | ✓ prefill and decode told apart, no token counted twice |
+| `output_router_logits=True`, auxiliary loss | ✓ the logits that routed; loss unchanged where the family has one |
+| option scoring, predictive sampling against a shared cache | ✓ (Jamba feeds options token by token) |
+| LoRA (peft) | ✓ wrapped or not |
+| `device_map` with CPU offload (accelerate) | ✓ (Llama-4: transformers itself fails when its embedding is offloaded) |
+| gradient checkpointing | refused while Bayesian routers train; recording works |
+| `torch.compile` | refused: a compiled model does not call the hooks that route |
+| estimator `closed-form` | softmax families only |""".splitlines()
+
+_REFUSALS = [
+    "- *Closed form on sigmoid families*: The closed form is the expectation of a softmax, but DeepseekV3ForCausalLM "
+    "scores each expert by a sigmoid; use in-router or predictive.",
+    "- *Hash routers*: DeepseekV4ForCausalLM picks experts by looking the token id up in a table (… is a "
+    "DeepseekV4HashRouter): such a choice has no uncertainty to model.",
+    "- *Unknown families*: JetMoeForCausalLM has routers (… is a JetMoeTopKGating), but they are of a family this "
+    "version does not know; docs/extending.md shows how to add one.",
+    "- *Dense models*: GPT2LMHeadModel is dense: none of its modules is a router (looked for classes called …Router, "
+    "…Gate or …Gating).",
+    "- *Dense checkpoints of a sparse class*: GraniteMoeHybridForCausalLM has no MoE layer: every block is dense.",
+]
+
+_CHECKPOINTS = """From their configurations alone, as `vmoer doctor MODEL` reports them. The last columns: the
+multiply–accumulates that in-router routers with 35 samples in 10 layers add to a token's.""".splitlines()
