@@ -11,6 +11,7 @@ from pipelines.routing import by_size, padded
 from pipelines.spec import DataSource
 from pipelines.stages.susceptibility import floor_rows
 from vmoer import noise_floor
+from vmoer.memory import TokenBudget
 from vmoer.metrics.bootstrap import N_RESAMPLES
 
 _BATCH_TOKENS = 4096
@@ -26,6 +27,6 @@ def noise_floor_rows(model: str, prompts: str | None, limit: int, device: str) -
     texts = [likelihood_prompt(item.question) if item.answered else item.question for item in questions]
     native, tokenizer = load(model, device=None if device == "auto" else device, build=True)
     rows = [tokenizer(text)["input_ids"] for text in texts]
-    groups = by_size(rows, _BATCH_TOKENS)
+    groups = by_size(rows, TokenBudget(_BATCH_TOKENS))
     batches = [padded([rows[place] for place in group], str(native.device)) for group in groups]
     return floor_rows(noise_floor.measure(native, batches), N_RESAMPLES, 0)
