@@ -40,7 +40,7 @@ def check_folder(folder: Path) -> int:
         raise UnsupportedModelError(
             f"{folder.name} is of type {model_type!r}, which this version of transformers does not know."
         )
-    for kernel in _kernels(config):
+    for kernel in hub_kernels(config):
         raise UnsupportedModelError(
             f"The config.json of {folder.name} asks for {kernel[:80]!r}, a kernel from the hub: that is code, which "
             "vmoer never fetches or runs; remove that key."
@@ -64,17 +64,17 @@ def _json_object(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _kernels(value: Any) -> Iterator[str]:
+def hub_kernels(value: Any) -> Iterator[str]:
     """Every implementation at any depth of a configuration that is a repository on the hub (``owner/name``)."""
     if isinstance(value, list):
         for item in value:
-            yield from _kernels(item)
+            yield from hub_kernels(item)
     if isinstance(value, dict):
         for key, item in value.items():
             chosen = item.values() if isinstance(item, dict) else [item]
             if _IMPLEMENTATION.search(key):
                 yield from (name for name in chosen if isinstance(name, str) and "/" in name)
-            yield from _kernels(item)
+            yield from hub_kernels(item)
 
 
 def _check_index(folder: Path) -> None:

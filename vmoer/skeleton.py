@@ -17,6 +17,7 @@ from torch import nn
 
 from vmoer.architectures import RouterSite, architecture_of, unwrap
 from vmoer.errors import ModelSourceError, UnsupportedModelError
+from vmoer.modelfolder import hub_kernels
 
 #: skeletons by class and content of their configuration
 _KNOWN: dict[tuple[str, str], Skeleton] = {}
@@ -103,6 +104,8 @@ def read_config(path: Path) -> Any:
     if not isinstance(values, dict) or values.get("model_type") not in CONFIG_MAPPING:
         kind = values.get("model_type") if isinstance(values, dict) else None
         raise UnsupportedModelError(f"{path} is of type {kind!r}, which this version of transformers does not know.")
+    for kernel in hub_kernels(values):
+        raise UnsupportedModelError(f"{path} asks for {kernel[:80]!r}, a kernel from the hub, which vmoer never runs.")
     kind = values.pop("model_type")
     try:
         return AutoConfig.for_model(kind, **values)

@@ -75,6 +75,9 @@ def test_a_dense_configuration_and_a_damaged_one_are_refused(tmp_path):
     path.write_text(json.dumps({"model_type": "new_moe"}))
     with pytest.raises(UnsupportedModelError, match="'new_moe', which this version of transformers does not know"):
         report(str(path))
+    path.write_text(json.dumps({"model_type": "mixtral", "attn_implementation": "someone/kernel"}))
+    with pytest.raises(UnsupportedModelError, match="a kernel from the hub"):
+        report(str(path))
     path.write_text("{")
     with pytest.raises(ModelSourceError, match="cannot be read as JSON"):
         report(str(path))
