@@ -124,7 +124,7 @@ def questions(count, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_temperature_neither_collapses_nor_explodes(seed):
-    """Short training on noise answers, where the task has every reason to switch sampling off; five seeds."""
+    """Short training on noise answers, five seeds; without the penalty T leaves this range (0.50 to 2.36 were seen)."""
     model = tiny_model(num_hidden_layers=2, seed=seed)
     config = TrainingConfig(
         epochs=8,
@@ -140,6 +140,6 @@ def test_temperature_neither_collapses_nor_explodes(seed):
         log = train(handle, questions(32, seed), questions(4, 100 + seed), config).log
     seen = [value for _, _, quantity, value in log if quantity == "temperature"]
     assert len(seen) == 2 * 32
-    assert min(seen) > 0.2, seen
-    assert max(seen) < 5.0, seen
+    assert min(seen) > 0.7, seen
+    assert max(seen) < 1.3, seen
     assert max(abs(value - 1.0) for value in seen) > 0.01, "T must be free to move"

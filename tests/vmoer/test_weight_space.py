@@ -10,6 +10,7 @@ from vmoer import laplace
 from vmoer.errors import VmoerError
 from vmoer.handle import bayesianize
 from vmoer.likelihood import answer_log_probabilities
+from vmoer.map_routers import fine_tune
 from vmoer.noise import TokenNoise, mix
 from vmoer.recorder import record
 from vmoer.routers import RouterShape, routers
@@ -361,3 +362,18 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(model, metho
 def test_training_that_would_contradict_the_method_is_refused(model, method, settings, sentence):
     with bayesianize(model, method) as handle, pytest.raises(VmoerError, match=sentence):
         train(handle, questions(4, 1), questions(2, 2), TrainingConfig(**settings))
+
+
+def test_dropout_masks_the_input_of_a_fine_tuned_router_too():
+    """MAP routers stand in for the native ones: their shift sees the same mask."""
+    model = tiny_model(num_hidden_layers=1)
+    tuned = fine_tune(model)
+    weight = model.model.layers[0].block_sparse_moe.router.weight
+    with torch.no_grad():
+        tuned.shifts["0"].weight.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(4))
+        both = weight + tuned.shifts["0"].weight
+        with bayesianize(model, "mcdr", rate=0.5) as handle:
+            hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+            found = handle.head(0).posterior(hidden, hidden @ both.T).draw(20, noise(4))
+    expected = torch.einsum("sth,eh->ste", noise(4).keep(20, 32, 0.5) * hidden / 0.5, both)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
