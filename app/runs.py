@@ -81,7 +81,7 @@ def deterministic_of(runs: pd.DataFrame, run_id: str) -> str | None:
 
 def as_list(value: Any) -> list[Any]:
     """A list column's cell as a list; empty for NULL."""
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return []
     return list(value.tolist() if hasattr(value, "tolist") else value)
 

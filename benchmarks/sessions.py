@@ -75,7 +75,11 @@ async def session(number: int, port: int, until: float, think: float, seen: Seen
     while time.monotonic() < until:
         try:
             async with websockets.connect(
-                address, origin=f"http://127.0.0.1:{port}", subprotocols=["streamlit"], max_size=2**27
+                address,
+                origin=f"http://127.0.0.1:{port}",
+                subprotocols=["streamlit"],
+                max_size=2**27,
+                ping_interval=None,  # a slow page is counted as one, not as a broken connection
             ) as socket:
                 while time.monotonic() < until:
                     started = time.monotonic()
@@ -189,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--think", type=float, default=5.0, help="mean seconds between a page and the next")
+    parser.add_argument("--think", type=float, default=30.0, help="mean seconds between a page and the next")
     parser.add_argument("--port", type=int, default=8599)
     arguments = parser.parse_args()
     if not (0 < arguments.sessions <= MAX_SESSIONS and 0 < arguments.seconds <= MAX_SECONDS and arguments.think >= 0):

@@ -193,3 +193,14 @@ def test_job_progress_says_stage_count_rate_and_time_left() -> None:
 
     job = SimpleNamespace(stage="trace", done=50, total=200, rate=2.5, eta_seconds=61, message="")
     assert progress_text(job) == "trace · 50 of 200 · 2.5/s · 1 min 1 s left"
+
+
+@pytest.mark.parametrize("cell", [None, pd.NA, float("nan"), []])
+def test_an_absent_list_is_an_empty_one(cell: object) -> None:
+    assert run_names.as_list(cell) == []
+
+
+def test_a_list_cell_is_a_list_however_it_was_read() -> None:
+    stored = pd.Series([["a", "b"], None]).astype("object")
+    assert run_names.as_list(stored[0]) == ["a", "b"]
+    assert run_names.as_list(pd.Series([1, 2]).to_numpy()) == [1, 2]
