@@ -95,7 +95,7 @@ def test_kept_prompts_are_a_set_without_answers(settings: Settings) -> None:
     [
         ({"stages": ["trace", "evaluate"]}, "evaluate"),
         ({"stages": ["leverage"]}, "leverage"),
-        ({"methods": ["mfvr"], "controls": ["non-routing-noise"]}, "non-routing-noise"),
+        ({"methods": ["mfvr"], "controls": ["non-routing-noise"]}, "controls"),
     ],
 )
 def test_prompts_without_answers_are_refused_where_answers_are_asked(
