@@ -95,6 +95,7 @@ def fan(row: Mapping[str, Any], samples: int) -> pd.DataFrame:
 def candidates(entry: Mapping[str, Any]) -> pd.DataFrame:
     """The likeliest next tokens in long form, one row per token and model; labels are unique."""
     names = [visible(one["token"], one["token_id"]) for one in entry["candidates"]]
+    names = [name if name.strip() else "␣" * len(name) for name in names]
     rows = []
     for one, name in zip(entry["candidates"], names, strict=True):
         label = f"{name} #{one['token_id']}" if names.count(name) > 1 else name

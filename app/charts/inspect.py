@@ -25,7 +25,10 @@ def expert_fan(frame: pd.DataFrame) -> alt.Chart:
             x=alt.X("expert:O", title="expert", axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=False)),
             y=alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=left_axis("share of samples", form=".0%")),
             color=alt.Color(
-                "choice:N", title=None, scale=alt.Scale(domain=list(CHOICES)), legend=alt.Legend(orient="top")
+                "choice:N",
+                title=None,
+                scale=alt.Scale(domain=list(CHOICES)),
+                legend=alt.Legend(orient="top", direction="vertical"),
             ),
             opacity=alt.Opacity("choice:N", scale=alt.Scale(domain=list(CHOICES), range=[1, 0.75]), legend=None),
             tooltip=[
@@ -60,7 +63,10 @@ def next_token(frame: pd.DataFrame) -> alt.LayerChart:
             y=y,
             x=x,
             color=alt.Color(
-                "model:N", title=None, scale=alt.Scale(domain=list(MODELS)), legend=alt.Legend(orient="top")
+                "model:N",
+                title=None,
+                scale=alt.Scale(domain=list(MODELS)),
+                legend=alt.Legend(orient="top", direction="vertical"),
             ),
             shape=alt.Shape("model:N", title=None, scale=alt.Scale(domain=list(MODELS), range=["diamond", "circle"])),
             tooltip=[
@@ -87,7 +93,10 @@ def entropies(frame: pd.DataFrame) -> alt.LayerChart:
             x=x,
             y=alt.Y("nats:Q", axis=left_axis("nats", form=".1f"), scale=alt.Scale(zero=True)),
             color=alt.Color(
-                "kind:N", title=None, scale=alt.Scale(domain=kinds), legend=alt.Legend(orient="top", labelLimit=260)
+                "kind:N",
+                title=None,
+                scale=alt.Scale(domain=kinds),
+                legend=alt.Legend(orient="top", direction="vertical", labelLimit=260),
             ),
             strokeDash=alt.StrokeDash("kind:N", title=None, scale=alt.Scale(domain=kinds)),
             tooltip=[

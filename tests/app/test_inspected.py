@@ -106,6 +106,8 @@ def test_tokens_of_the_same_text_stay_apart() -> None:
     assert frame["label"].nunique() == 2
     assert len(frame) == 4
     assert frame.loc[frame["model"] == charts.MODELS[0], "low"].isna().all()
+    blank = {**ENTRY["candidates"][0], "token": "  "}  # type: ignore[index]
+    assert inspected.candidates({**ENTRY, "candidates": [blank]})["label"].tolist() == ["␣␣", "␣␣"]
 
 
 def test_an_incomplete_explanation_says_so_with_its_number() -> None:
