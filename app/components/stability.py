@@ -101,7 +101,9 @@ def run_series(page: Page, run_id: str, gamma: float, mode: str) -> tuple[pd.Dat
             )
             used.append(one)
     floor = page.data("noise_floor", run_ids=tuple(names))
-    for (one, comparison), rows in floor.groupby(["run_id", "comparison"], sort=False):
+    # A property of the model: the first run of the ladder that measured it stands for all.
+    first = next((one for one in names if one in set(floor["run_id"])), None)
+    for (one, comparison), rows in floor[floor["run_id"] == first].groupby(["run_id", "comparison"], sort=False):
         # Its interval is that of the share of changed sets, not of the Jaccard index.
         drawn = rows.assign(ci_low=None, ci_high=None)
         parts.append(drawn.assign(series=f"numeric noise floor: {comparison} against float32"))

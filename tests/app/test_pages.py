@@ -154,12 +154,12 @@ def test_more_runs_than_fit_are_refused(home: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_tokens_of_a_layer_follow_the_layer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link: dict[str, str | list[str]] = {"run": FCVR, "dataset": "synthetic-id", "by": "routing_entropy"}
-    first, second = (
-        open_page(monkeypatch, home, "layers", {**link, "layer": layer}).dataframe(key="tokens.frame").value
-        for layer in ("4", "5")
-    )
-    assert len(first) > 0
-    assert not first.equals(second)
+    ranked = []
+    for layer in ("4", "5"):
+        frames = [frame.value for frame in open_page(monkeypatch, home, "layers", {**link, "layer": layer}).dataframe]
+        ranked.append(next(frame for frame in frames if {"token", "n", "mean_entropy"} <= set(frame.columns)))
+    assert len(ranked[0]) > 0
+    assert not ranked[0].equals(ranked[1])
 
 
 def test_a_run_without_a_trace_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +172,20 @@ def test_a_run_without_a_trace_says_what_makes_one(tmp_path: Path, monkeypatch: 
         app = open_page(monkeypatch, tmp_path, page)
         assert any("trace" in code.value for code in app.code)
         assert not app.error
+
+
+def test_the_numeric_noise_floor_stands_beside_the_runs_or_the_command_that_measures_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path, runs=("deterministic", "fcvr"), layers=3, experts=4, top_k=2, examples=6)
+    assert "numeric noise floor says nothing" in said(open_page(monkeypatch, tmp_path, "layers", {"run": FCVR}))
+    shutil.rmtree(tmp_path / "facts" / "table=noise_floor")
+    for one in (DETERMINISTIC, FCVR):
+        seal(tmp_path, one)
+    publish(tmp_path)
+    found = said(open_page(monkeypatch, tmp_path, "layers", {"run": FCVR}))
+    assert "No numeric noise floor is stored" in found
+    assert "vmoer run SPEC" in found
 
 
 def test_an_untrained_control_says_why_it_has_no_training_log(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
