@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from contextlib import suppress
 
 from pipelines.errors import PipelineError
 from pipelines.settings import Settings
@@ -21,6 +23,16 @@ def size(n_bytes: int) -> str:
 def free_bytes(settings: Settings) -> int:
     """What is free on the disk of the data folder."""
     return shutil.disk_usage(settings.home).free
+
+
+def folder_bytes(settings: Settings) -> int:
+    """What the files of the data folder hold; one that goes while it is counted counts nothing."""
+    total = 0
+    for folder, _, names in os.walk(settings.home):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
 
 
 def refuse_full_disk(settings: Settings) -> None:
@@ -42,7 +54,7 @@ def refuse_over_quota(settings: Settings) -> None:
 
     if not settings.quota_gb:
         return
-    held = sum(path.lstat().st_size for path in settings.home.rglob("*") if path.is_file())
+    held = folder_bytes(settings)
     if held <= settings.quota_gb * 1e9:
         return
     ways = []

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines import console
-from pipelines.commands.root import Address, Device, Engine, Insecure, Json, Port, app
+from pipelines.commands.root import Address, Device, Engine, Insecure, Json, MetricsPort, Port, app
 from pipelines.settings import load_settings
 
 
@@ -35,6 +35,7 @@ def serve(
     device: Device = "auto",
     worker_: Annotated[bool, typer.Option("--worker/--no-worker", help="Also start a worker for jobs.")] = True,
     insecure: Insecure = False,
+    metrics_port: MetricsPort = 0,
 ) -> None:
     """Show the dashboard, with a worker beside it, until Ctrl-C."""
     from pipelines import serve as server
@@ -42,6 +43,7 @@ def serve(
 
     settings = load_settings()
     check_address(address, port, insecure, settings)
+    _serve_metrics(metrics_port)
     server.end_on_sigterm()
     worker_process = server.start_worker(settings, device) if worker_ else None
     processes = [worker_process] if worker_process else []
@@ -55,8 +57,18 @@ def serve(
 
 
 @app.command()
-def worker(device: Device = "auto", engine: Engine = "local") -> None:
+def worker(device: Device = "auto", engine: Engine = "local", metrics_port: MetricsPort = 0) -> None:
     """Compute queued jobs on one device, or with engine ray on many, until it is told to stop."""
     from pipelines.worker import run_worker
 
+    _serve_metrics(metrics_port)
     run_worker(replace(load_settings(), device=device, engine=engine), device, console.say)
+
+
+def _serve_metrics(port: int) -> None:
+    """Metrics and health for a scraper on this machine, beside whatever the command does."""
+    if port:
+        from pipelines.health import serve as serve_health
+
+        serve_health(load_settings(), "127.0.0.1", port)
+        console.say(f"metrics on http://127.0.0.1:{port}/metrics, health on /healthz")

@@ -102,6 +102,30 @@ def test_probabilities_sum_to_one_and_nll_follows_from_them(undisturbed: Path) -
         assert np.allclose(scores / scores.sum(), row.probs)
 
 
+def test_no_text_of_a_question_is_stored_unless_the_spec_asks_for_it(undisturbed: Path) -> None:
+    from pipelines.questions import load_questions
+
+    spec = small_spec()
+    texts = [
+        text
+        for _, source in spec.data.by_role()
+        for question in load_questions(source).questions
+        for text in (question.question, *question.choices)
+        if len(text) > 12  # a shorter option may be a word of anything
+    ]
+    assert len(texts) > 24
+    tables = published_tables(undisturbed)
+    for column in ("prompt", "choices"):
+        assert tables["examples"][column].isna().all()
+    assert tables["tokens"]["token"].isna().all()
+    assert tables["examples"]["text_sha256"].str.fullmatch("[0-9a-f]{64}").all()
+    stored = "\n".join(rows.astype(str).to_csv() for rows in tables.values())
+    plain = [path for folder in ("logs", "runs") for path in (undisturbed / folder).rglob("*") if path.is_file()]
+    stored += "".join(path.read_text(encoding="utf-8") for path in plain)
+    stored += (undisturbed / "jobs.sqlite").read_bytes().decode("utf-8", "replace")
+    assert not [text for text in texts if text in stored]
+
+
 def test_damaged_and_missing_shards_are_computed_again_by_resume(
     tmp_path: Path, spec_file: Path, undisturbed: Path
 ) -> None:
