@@ -1,0 +1,46 @@
+"""docs/extending.md is executed as it stands; entry points make a third party's names known."""
+
+import re
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from vmoer import registry
+from vmoer.architectures import architectures
+from vmoer.fitness import report
+from vmoer.routers import routers
+from vmoer.testing.support import checkpoints
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """What the page registers is forgotten afterwards."""
+    for registered in (routers, architectures):
+        monkeypatch.setattr(registered, "_loaded", dict(registered._loaded))
+        monkeypatch.setattr(registered, "_paths", dict(registered._paths))
+
+
+def test_the_worked_example_runs(repository, clean):
+    text = (repository / "docs" / "extending.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
+    assert len(blocks) == 3
+    names = {"__name__": "extending"}
+    for block in blocks:
+        exec(compile(block, "docs/extending.md", "exec"), names)  # noqa: S102  our own page
+    assert "entropy-noise" in routers.names()
+    assert "Dots1ForCausalLM" in architectures.names()
+    methods = {row["method"]: row for row in report(str(checkpoints()["olmoe-1b-7b"]))["methods"]}
+    assert methods["entropy-noise"]["supported"]
+    assert methods["entropy-noise"]["extra_percent"] is None
+
+
+def test_entry_points_add_names_and_never_replace_ours(monkeypatch):
+    found = [
+        EntryPoint("theirs", "vmoer.routers.deterministic:DeterministicRouter", "vmoer.routers"),
+        EntryPoint("fcvr", "somebody.else:Router", "vmoer.routers"),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: found if group == "vmoer.routers" else [])
+    fresh = registry.Registry("method", "vmoer.routers", {"fcvr": "vmoer.routers.fcvr:FullCovarianceRouter"})
+    assert fresh.names() == ["fcvr", "theirs"]
+    assert fresh.get("theirs").__name__ == "DeterministicRouter"
+    assert fresh.get("fcvr").__name__ == "FullCovarianceRouter"
