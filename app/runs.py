@@ -84,8 +84,3 @@ def as_list(value: Any) -> list[Any]:
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return []
     return list(value.tolist() if hasattr(value, "tolist") else value)
-
-
-def row(runs: pd.DataFrame, run_id: str) -> dict[str, Any]:
-    """The catalog row of ``run_id``, which must be one of ``runs``."""
-    return records(runs[runs["run_id"] == run_id])[0]

@@ -1,10 +1,13 @@
 """How long the dashboard takes over millions of routing rows: first paint and clicks, in headless Chromium.
 
     python -m benchmarks.app_load FOLDER [--repeat 5]           # FOLDER made by benchmarks.large_store
+    python -m benchmarks.app_load FOLDER --processor            # where others share the machine
     python -m benchmarks.app_load FOLDER --sessions 20 --minutes 3
 
 First paint is the time from asking for a page to its first chart in a fresh browser session; an interaction is the
-time from a click to what it asked for. With ``--sessions`` many browsers click at once and every exception counts.
+time from a click to what it asked for. ``--processor`` counts the processor seconds of the server instead, for the
+first run of a page, a repeated one, and one with another layer; the browser's part is not in it. With ``--sessions``
+many browsers click at once and every exception counts.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.dashboard import streamlit_command
+from pipelines.dashboard import MAIN, streamlit_command
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -182,6 +185,40 @@ def _row(name: str, times: list[float], goal: float = PAINT_GOAL) -> dict[str, A
     return {"name": name, "value": round(value, 3), "goal": goal, "met": value <= goal, "detail": detail}
 
 
+#: page → the parameter that a click changes, and how many of its values are tried
+CHANGES = {"layers": "layer", "experts": "layer", "compare": "layer"}
+
+
+def processor(home: Path, repeat: int) -> list[dict[str, Any]]:
+    """One row per page: the server's processor seconds for the first run, and medians of repeated and changed ones."""
+    from streamlit.testing.v1 import AppTest
+
+    os.environ["VMOER_HOME"] = str(home)
+    rows = []
+    for name in PAGES:
+        app = AppTest.from_file(str(MAIN), default_timeout=300)
+        app.switch_page(f"views/{name}.py")
+        first = _spent(app.run)
+        again = [_spent(app.run) for _ in range(repeat)]
+        rows.append(_row(f"{name}: first run", [first]))
+        rows.append(_row(f"{name}: run again", again, CLICK_GOAL))
+        if name in CHANGES:
+            changed = []
+            for value in range(1, repeat + 1):
+                app.query_params[CHANGES[name]] = str(value)
+                changed.append(_spent(app.run))
+            rows.append(_row(f"{name}: next {CHANGES[name]}", changed, CLICK_GOAL))
+        if app.exception:
+            sys.exit(f"an exception on {name}: {app.exception[0].value}")
+    return rows
+
+
+def _spent(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 @dataclass
 class Crowd:
     """What many sessions met: seconds of each interaction, and every exception."""
@@ -237,6 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the dashboard over a large data folder.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--processor", action="store_true", help="processor seconds of the server, no browser")
     parser.add_argument("--sessions", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=3.0)
     arguments = parser.parse_args()
@@ -248,7 +286,8 @@ def main() -> None:
         print(f"median {middle:.2f} s, p95 {late:.2f} s, {len(found.exceptions)} exceptions")
         print("\n".join(sorted(set(found.exceptions))[:5]))
         return
-    for row in measure(arguments.folder, arguments.repeat):
+    work = processor if arguments.processor else measure
+    for row in work(arguments.folder, arguments.repeat):
         verdict = "met" if row["met"] else "MISSED"
         print(f"{row['name']:28} {row['value']:7.3f} s  goal ≤ {row['goal']:<4} {verdict:6}  {row['detail']}")
 

@@ -94,6 +94,6 @@ def rule(
     )
 
 
-def stack(*charts: alt.Chart | alt.LayerChart | None) -> alt.LayerChart:
-    """The charts that exist, drawn over each other."""
-    return alt.layer(*(chart for chart in charts if chart is not None))
+def stack(*charts: alt.Chart | alt.LayerChart | None, **properties: float) -> alt.LayerChart:
+    """The charts that exist, drawn over each other; ``height`` and ``width`` given here spare a copy of them all."""
+    return alt.layer(*(chart for chart in charts if chart is not None), **properties)

@@ -85,7 +85,7 @@ def reliability_diagram(bins: pd.DataFrame, *, top: float | None = None) -> alt.
             tooltip=[tip("lower:Q", "no examples from", ".1%"), tip("upper:Q", "to", ".1%")],
         )
     )
-    diagram = stack(diagonal, gaps, interval, solid, hollow, crosses).properties(width=SIDE, height=SIDE)
+    diagram = stack(diagonal, gaps, interval, solid, hollow, crosses, width=SIDE, height=SIDE)
     counts = (
         alt.Chart(full)
         .mark_rect(color=NEUTRAL, opacity=0.75)
@@ -149,7 +149,7 @@ def interval_dots(
         **encodings,
         **offset,
     )
-    return stack(interval, points).properties(height=(30 if group else 24) * len(order))
+    return stack(interval, points, height=(30 if group else 24) * len(order))
 
 
 CURVE_POINTS = 300
@@ -201,4 +201,4 @@ def risk_coverage(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChar
             ],
         )
     )
-    return stack(lines).properties(height=280)
+    return stack(lines, height=280)

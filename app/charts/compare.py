@@ -38,7 +38,7 @@ def overlap_by_layer(
         )
         .add_params(layer_selection())
     )
-    return stack(bars, selected_outline(layers, layer)).properties(height=190)
+    return stack(bars, selected_outline(layers, layer), height=190)
 
 
 def load_change(frame: pd.DataFrame, layers: Sequence[int], *, layer: int | None = None) -> alt.LayerChart:
@@ -68,7 +68,7 @@ def load_change(frame: pd.DataFrame, layers: Sequence[int], *, layer: int | None
         .add_params(layer_selection())
     )
     height = min(18 * (int(data["expert_index"].max()) + 1), 480)
-    return stack(cells, selected_outline(layers, layer)).properties(height=height)
+    return stack(cells, selected_outline(layers, layer), height=height)
 
 
 def flips(frame: pd.DataFrame) -> alt.Chart:
@@ -143,7 +143,7 @@ def differences(frame: pd.DataFrame, *, title: str, percent: bool, row: str = "d
         )
     )
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[4, 3]).encode(x=alt.X("at:Q"))
-    return stack(zero, interval, points).properties(height=30 * data[row].nunique())
+    return stack(zero, interval, points, height=30 * data[row].nunique())
 
 
 def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.LayerChart:
@@ -186,7 +186,7 @@ def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.L
         )
         .add_params(alt.selection_point(name="question", fields=["dataset", "example_id"], on="click", empty=False))
     )
-    return stack(same, points).properties(height=330)
+    return stack(same, points, height=330)
 
 
 def token_heatmap(
@@ -238,4 +238,4 @@ def token_heatmap(
             .mark_rect(filled=False, stroke=MARK, strokeWidth=2.5, tooltip=None)
             .encode(x=x, y=alt.YValue(0), y2=alt.Y2Value("height"))
         )
-    return stack(cells, outline).properties(height=max(120, 15 * len(layers)))
+    return stack(cells, outline, height=max(120, 15 * len(layers)))

@@ -50,7 +50,7 @@ def load_heatmap(
         .add_params(alt.selection_point(name="cell", fields=["layer", "expert_index"], on="click", empty=False))
     )
     height = min(18 * experts, 560)
-    return stack(cells, selected_outline(layers, layer)).properties(height=height)
+    return stack(cells, selected_outline(layers, layer), height=height)
 
 
 def expert_bars(frame: pd.DataFrame, *, value: str = "share") -> alt.LayerChart:
@@ -74,7 +74,7 @@ def expert_bars(frame: pd.DataFrame, *, value: str = "share") -> alt.LayerChart:
             ],
         )
     )
-    return stack(rule(1 / experts, "balanced 1/E"), points).properties(height=190)
+    return stack(rule(1 / experts, "balanced 1/E"), points, height=190)
 
 
 def choice_dots(frame: pd.DataFrame, *, n_experts: int, expert: int | None = None) -> alt.LayerChart:
@@ -118,7 +118,7 @@ def choice_dots(frame: pd.DataFrame, *, n_experts: int, expert: int | None = Non
             .mark_rect(filled=False, stroke=MARK, strokeWidth=2.5, tooltip=None)
             .encode(x=x, y=alt.YValue(0), y2=alt.Y2Value("height"))
         )
-    return stack(rule(1 / n_experts, "balanced 1/E"), points, outline).properties(height=210)
+    return stack(rule(1 / n_experts, "balanced 1/E"), points, outline, height=210)
 
 
 def company(frame: pd.DataFrame, *, n_experts: int, expert: int | None = None) -> alt.LayerChart:
@@ -169,4 +169,4 @@ def company(frame: pd.DataFrame, *, n_experts: int, expert: int | None = None) -
             .mark_rect(filled=False, stroke=MARK, strokeWidth=2.5, tooltip=None)
             .encode(y=y, x=alt.XValue(0), x2=alt.X2Value("width"))
         )
-    return stack(cells, outline).properties(height=min(max(20 * n_experts, 160), 560))
+    return stack(cells, outline, height=min(max(20 * n_experts, 160), 560))

@@ -80,7 +80,7 @@ def stability_heatmap(
             .encode(y=y, x=alt.XValue(0), x2=alt.X2Value("width"))
         )
     height = 26 * len(order)
-    return stack(cells, dots, level, selected_outline(layers, layer)).properties(height=height)
+    return stack(cells, dots, level, selected_outline(layers, layer), height=height)
 
 
 def leverage_bars(
@@ -132,4 +132,4 @@ def leverage_bars(
     )
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL).encode(y=alt.Y("at:Q"))
     marks = chosen_marks(layers, chosen)
-    return stack(bars, interval, zero, marks, selected_outline(layers, layer)).properties(height=190)
+    return stack(bars, interval, zero, marks, selected_outline(layers, layer), height=190)

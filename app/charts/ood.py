@@ -127,7 +127,7 @@ def distributions(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return stack(area, line).properties(height=260)
+    return stack(area, line, height=260)
 
 
 def roc(frame: pd.DataFrame) -> alt.LayerChart:
@@ -162,7 +162,7 @@ def roc(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return stack(chance, rule(0.95, "FPR@95TPR is read here", dash=(2, 3)), curves).properties(height=260)
+    return stack(chance, rule(0.95, "FPR@95TPR is read here", dash=(2, 3)), curves, height=260)
 
 
 def precision_recall(frame: pd.DataFrame) -> alt.LayerChart:
@@ -196,7 +196,7 @@ def precision_recall(frame: pd.DataFrame) -> alt.LayerChart:
         .mark_rule(strokeDash=[2, 3], strokeWidth=1.5)
         .encode(y=alt.Y("base:Q"), color=colour, tooltip=[tip("set:N", "data set"), tip("base:Q", "OoD share", ".1%")])
     )
-    return stack(chance, curves).properties(height=260)
+    return stack(chance, curves, height=260)
 
 
 def auroc_matrix(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart:
@@ -228,7 +228,7 @@ def auroc_matrix(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
         text=alt.Text("value:Q", format=".2f")
     )
     badges = base.mark_text(align="left", dx=-12, fontSize=12, fontWeight="bold", color=WORSE).encode(text="badge:N")
-    return stack(cells, values, badges).properties(height=30 * len(order))
+    return stack(cells, values, badges, height=30 * len(order))
 
 
 def matched_dots(frame: pd.DataFrame) -> alt.LayerChart:
@@ -262,7 +262,7 @@ def matched_dots(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return stack(rule(0.5, "chance", horizontal=False), interval, points).properties(height=62 * len(sets))
+    return stack(rule(0.5, "chance", horizontal=False), interval, points, height=62 * len(sets))
 
 
 def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart:
@@ -299,4 +299,4 @@ def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
         )
     )
     chance = rule(0.5, "chance", horizontal=False)
-    return stack(chance, interval, points).properties(height=len(order) * max(26, 13 * len(sets)))
+    return stack(chance, interval, points, height=len(order) * max(26, 13 * len(sets)))

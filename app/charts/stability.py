@@ -133,7 +133,7 @@ def stability_violins(
             .encode(x=alt.X("from:Q", scale=scale), x2="to:Q", y=alt.YValue(0), y2=alt.Y2Value("height"))
         )
     median = middle.encode(x=x, y=alt.Y("median:Q"))
-    return stack(violins, interval, median, *lines, points, marks, outline).properties(height=230)
+    return stack(violins, interval, median, *lines, points, marks, outline, height=230)
 
 
 def stability_by_run(
@@ -172,7 +172,7 @@ def stability_by_run(
         .add_params(layer_selection())
     )
     lines = [rule(threshold, "susceptible below this line", below=True), rule(chance, "two random sets", dash=(2, 3))]
-    return stack(*lines, interval, points, chosen_marks(layers, chosen)).properties(height=230)
+    return stack(*lines, interval, points, chosen_marks(layers, chosen), height=230)
 
 
 def quadrant_table(
@@ -247,4 +247,4 @@ def quadrant(frame: pd.DataFrame, *, title: str, percent: bool, layer: int | Non
             .mark_point(filled=False, size=260, stroke=MARK, strokeWidth=2.5, opacity=1, tooltip=None)
             .encode(x=x, y=y)
         )
-    return stack(zero, line, interval, points, labels, ring).properties(height=300)
+    return stack(zero, line, interval, points, labels, ring, height=300)

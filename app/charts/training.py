@@ -60,7 +60,7 @@ def losses(frame: pd.DataFrame, *, best: int | None = None) -> alt.LayerChart:
             .mark_rule(color=MARK, strokeWidth=2)
             .encode(x=x, tooltip=[tip("note:N", "note"), tip("step:Q", "step", ",d")])
         )
-    return stack(kept, lines, points).properties(height=280)
+    return stack(kept, lines, points, height=280)
 
 
 def per_layer(frame: pd.DataFrame, layers: Sequence[int], *, title: str, form: str = ".3~g") -> alt.LayerChart:
@@ -89,4 +89,4 @@ def per_layer(frame: pd.DataFrame, layers: Sequence[int], *, title: str, form: s
             tooltip=[tip("step:O", "step"), tip("layer:O", "layer"), tip("value:Q", title, ".4~g")],
         )
     )
-    return stack(cells).properties(height=max(60, 18 * len(layers)))
+    return stack(cells, height=max(60, 18 * len(layers)))

@@ -42,7 +42,11 @@ class Page:
 
     def run(self, run_id: str) -> dict[str, Any]:
         """The catalog row of a run."""
-        return run_names.row(self.runs, run_id)
+        return self._rows[run_id]
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        return {str(row["run_id"]): row for row in run_names.records(self.runs)}
 
     def label(self, run_id: str) -> str:
         """The readable name of a run."""
