@@ -139,7 +139,8 @@ def _log(job: jobs.Job, limits: Settings) -> None:
     if not entries:
         st.caption("No log yet: it begins when a worker takes the job.")
         return
-    lines = [_line(entry) for entry in entries]
+    lines = [_line(entry) for entry in reversed(entries)]
+    st.caption(f"The last {len(lines)} entries of its log, newest first (UTC); `vmoer jobs logs` shows all")
     st.code("\n".join(lines), language=None, height=220, wrap_lines=True)
 
 
