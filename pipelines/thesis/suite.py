@@ -138,7 +138,7 @@ def plan(
             values |= _training(form.training, values.pop("training", {}), suite.sets[name], limits, seed)
             values["name"] = f"{suite.suite}-{form_name}.{experiment}.{name}"
             values["model"] = model
-            values["data"] = _data(suite.sets[name], limits, questions)
+            values["data"] = _data(suite.sets[name], limits, questions, "ood" in values["stages"])
             planned.append(Planned(experiment, name, parse_spec(values)))
     return planned, said
 
@@ -190,15 +190,15 @@ def _training(
     return made
 
 
-def _data(sets: QuestionSets, limits: dict[str, int], questions: int | None) -> dict[str, Any]:
+def _data(sets: QuestionSets, limits: dict[str, int], questions: int | None, ood: bool) -> dict[str, Any]:
     def limit(role: str) -> int:
         return min(limits[role], questions) if questions else limits[role]
 
     return {
         "validation": _limited(sets.validation, limit("validation")),
         "id": _limited(sets.id, limit("id")),
-        "near": [_limited(source, limit("near")) for source in sets.near],
-        "far": [_limited(source, limit("far")) for source in sets.far],
+        "near": [_limited(source, limit("near")) for source in sets.near] if ood else [],
+        "far": [_limited(source, limit("far")) for source in sets.far] if ood else [],
     }
 
 
