@@ -83,5 +83,5 @@ def picture(folder: Path) -> dict[str, str]:
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.relative_to(folder).parts[0] not in ("jobs.sqlite", "logs", "workers")
-        if not path.name.startswith("jobs.sqlite")
+        if not path.name.startswith("jobs.sqlite") and not path.name.endswith(".lock")
     }

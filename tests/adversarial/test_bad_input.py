@@ -83,7 +83,7 @@ def run_refused(vmoer: Vmoer, published: Path, *arguments: str, says: str) -> No
 
 
 def test_a_dense_model_is_refused_by_its_class(vmoer: Vmoer, published: Path, spec: Any, dense: Path) -> None:
-    says = "LlamaForCausalLM has no router this version can wrap"
+    says = "LlamaForCausalLM is dense"
     run_refused(vmoer, published, spec(model=str(dense)), says=says)
     refused(vmoer, "inspect", "hello", "--model", str(dense), "--device", "cpu", says=says)
 
@@ -133,7 +133,8 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(
         handle.save(tmp_path / "theirs")
     says = "of the checkpoint is for"
     run_refused(vmoer, published, spec(routers=str(tmp_path / "theirs")), says=says)
-    refused(vmoer, "inspect", "hello", "--routers", str(tmp_path / "theirs"), "--device", "cpu", says=says)
+    theirs = ("--method", "fcvr", "--routers", str(tmp_path / "theirs"))
+    refused(vmoer, "inspect", "hello", *theirs, "--device", "cpu", says=says)
 
 
 def test_a_corrupted_shard_is_named_and_stops_only_what_needs_it(vmoer: Vmoer, published: Path, tmp_path: Path) -> None:
