@@ -25,7 +25,7 @@ from pipelines.routing import encode_batches, router_folder
 from pipelines.scoring import tuned_noise
 from pipelines.settings import Settings
 from pipelines.spec import DataSource, FineTuning, Spec, Training
-from store.files import write_text
+from store.files import TEMPORARY_SUFFIX, write_text
 from vmoer import bayesianize
 from vmoer.adapter import adapt
 from vmoer.learner import Learner, learner_of
@@ -200,8 +200,10 @@ def _close(folder: Path, result: TrainingResult) -> None:
 
 
 def _tidied(folder: Path) -> Path:
-    """A complete folder without its training state, which a training killed in the last moment may have left."""
+    """A complete folder without what a training killed in the last moment may have left: its state, half a log."""
     shutil.rmtree(folder / "state", ignore_errors=True)
+    for left in folder.glob(f".{LOG}.*{TEMPORARY_SUFFIX}"):
+        left.unlink(missing_ok=True)
     return folder
 
 

@@ -94,8 +94,8 @@ def with_spec(spec: dict[str, Any]) -> Callable[[Path], None]:
 
 def _queue(folder: Path) -> int:
     """Make the job database and queue a job in it, then compute it: a second attempt finds the first one's job."""
-    code = _vmoer("run", folder / "spec.yaml", "--background", "--device", "cpu")
-    return code or _worker(folder)
+    _vmoer("run", folder / "spec.yaml", "--background", "--device", "cpu")  # 3 when the first one's job is lost
+    return _worker(folder)
 
 
 def _queued(folder: Path) -> None:
