@@ -239,14 +239,19 @@ def test_a_parquet_file_that_unpacks_to_far_more_than_it_holds_is_stopped_by_the
         load_questions(DataSource(path=str(tmp_path / "wide.parquet")))
 
 
-@pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x.duckdb", "x.pkl", "x.jsonl"])
-@pytest.mark.parametrize(
-    "content", [b"DUCK", b"\x80\x04pickle", b"PK\x03\x04zip", b"id,question\n1,2", b'{"id": "x"}\n', b"PAR1", b""]
-)
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x.txt", "x.duckdb", "x.pkl", "x.jsonl"])
+@pytest.mark.parametrize("content", [bytes(8) + b"DUCK", b"\x80\x04pickle", b"PK\x03\x04zip", b"PAR1", b""])
 def test_a_question_file_is_judged_by_its_content_not_its_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=r"not a Parquet file|cannot be read|cannot read"):
+    with pytest.raises(DataError) as caught:
         load_questions(DataSource(path=str(tmp_path / name)))
+    assert "\n" not in str(caught.value)
+
+
+def test_text_is_read_as_prompts_whatever_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(b"Where is Lyon?\nWhere is Paris?\n")
+    found = load_questions(DataSource(path=str(tmp_path / "x.pkl"))).questions
+    assert [(one.question, one.choices) for one in found] == [("Where is Lyon?", ()), ("Where is Paris?", ())]
 
 
 @pytest.fixture

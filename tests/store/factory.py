@@ -422,7 +422,7 @@ class _Run:
                     )
         write_shard(self.home, "layer_susceptibility", self.id, "all", _columns(rows))
         rows = [
-            {"mode": "router", "gamma": 0.01, "example_id": f"q{number}", "jaccard": 0.6 + 0.005 * (number % 40), "n": 20}
+            {"mode": "router", "gamma": 0.01, "example_id": f"q{number}", "jaccard": 0.6 + 0.01 * number, "n": 20}
             for number in range(12)
         ]
         write_shard(self.home, "stability_examples", self.id, "all", _columns(rows))

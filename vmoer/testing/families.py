@@ -76,7 +76,7 @@ def check_generation(family: str) -> None:
 
 
 def check_beam_search(family: str) -> None:
-    """Beam search runs, and the winning beam's tokens were routed as in one long pass."""
+    """Beam search runs under Bayesian routers, and each beam's tokens are recorded once."""
     model = tiny_model(family)
     ids = tiny_row(0)["input_ids"]
     with _routers(family, model), torch.no_grad():
