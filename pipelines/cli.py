@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from pipelines import console
+from pipelines import console, jobdb
 from pipelines.commands import experiments, results, serving, setup, suites  # noqa: F401  they register their commands
 from pipelines.commands.root import app
 from pipelines.errors import JobError, PipelineError
@@ -47,6 +47,11 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("VMOER_DEBUG"):
             raise
         console.say(f"vmoer: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        return 2
+    except Exception as error:
+        if not type(error).__module__.startswith("sqlalchemy") or os.environ.get("VMOER_DEBUG"):
+            raise
+        console.say(f"vmoer: cannot use the job database: {jobdb.reason_of(error)}")
         return 2
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 #: models that are known by name, in the order they are offered
-BUNDLED_MODELS = ("worldfacts-moe", "smollm2-moe")
+BUNDLED_MODELS = ("worldfacts-moe", "smollm2-moe", "tiny-random-olmoe", "tiny-random-qwen3-moe")
 
 SHIPPED = Path(__file__).parent / "routers"
 

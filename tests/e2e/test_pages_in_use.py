@@ -137,7 +137,7 @@ def test_a_table_and_the_whole_database_can_be_taken_along(browser: Browser, add
             page.get_by_role("button", name="DuckDB, all tables").click()
         with duckdb.connect(str(started.value.path()), read_only=True) as connection:
             answers = connection.sql("SELECT run_id, dataset, example_id, confidence, nll FROM predictions").df()
-            facts = connection.sql("SELECT count(*) FROM routing").fetchone()
+            facts = connection.execute("SELECT count(*) FROM routing").fetchone()
     with open_store(home) as store:
         stored = pd.concat([queries.predictions(store, one) for one in (DETERMINISTIC, FCVR)], ignore_index=True)
         routed = store.query("SELECT count(*) AS n FROM routing WHERE run_id IN (?, ?)", [DETERMINISTIC, FCVR])
