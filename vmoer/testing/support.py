@@ -75,7 +75,7 @@ _FEATURES = """## Every family
 | `output_router_logits=True`, auxiliary loss | ✓ the logits that routed; loss unchanged where the family has one |
 | option scoring, predictive sampling against a shared cache | ✓ (Jamba feeds options token by token) |
 | LoRA (peft) | ✓ wrapped or not |
-| `device_map` with CPU offload (accelerate) | ✓ on OLMoE, DeepSeek-V3 and GPT-OSS, where it is tested (Llama-4: transformers itself fails when its embedding is offloaded) |
+| `device_map` with CPU offload (accelerate) | ✓ tested on three; Llama-4 fails natively |
 | gradient checkpointing | refused while Bayesian routers train; recording works |
 | `torch.compile` | refused: a compiled model does not call the hooks that route |
 | estimator `closed-form` | softmax families only |""".splitlines()
