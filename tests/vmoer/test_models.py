@@ -195,7 +195,10 @@ def test_bfloat16_is_picked_for_large_models_on_hardware_that_computes_in_it(mon
 
 def test_known_models_say_what_is_there():
     known = {info.name: info for info in available_models()}
-    assert list(known) == ["worldfacts-moe", "smollm2-moe"]
+    assert list(known) == ["worldfacts-moe", "smollm2-moe", "tiny-random-olmoe", "tiny-random-qwen3-moe"]
+    assert all(
+        info.synthetic and "random weights" in info.description for name, info in known.items() if "random" in name
+    )
     assert known["worldfacts-moe"].present
     assert known["worldfacts-moe"].synthetic
     assert 0 < known["worldfacts-moe"].megabytes < 6
