@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
 import pandas as pd
 
+from pipelines.thesis.cells import Section, cell, percent_text
 from pipelines.thesis.claims import CLAIMS, FLOPS, overall
-from pipelines.thesis.results import Finding, Results, base_name
-from store.export import latex_text
-
-#: metric → heading, in the order of the columns of table E2
-CALIBRATION = {
-    "accuracy": "accuracy",
-    "ece": "ECE",
-    "ece_ts": "ECE, scaled",
-    "nll": "NLL",
-    "nll_ts": "NLL, scaled",
-    "brier": "Brier",
-}
-SCORES = (
-    "answer_entropy",
-    "one_minus_max_prob",
-    "mutual_information",
-    "gate_entropy",
-    "logit_variance",
-    "logit_variance_mc",
-    "temperature",
-    "prompt_length",
+from pipelines.thesis.evidence import (
+    calibration_section,
+    cost_section,
+    ood_section,
+    search_section,
+    stability_section,
+    variant_sections,
 )
-
-
-#: experiments on the questions of ``main``, with more rows
-_BESIDE = ("ladder", "controls")
-_SAME = ("questions", "method", "estimator", "control")
-
-
-@dataclass
-class Section:
-    """A heading, what to know before reading, and a table of text cells (none when ``rows`` is empty)."""
-
-    title: str
-    text: str
-    header: Sequence[str] = ()
-    rows: list[list[str]] = field(default_factory=list)
+from pipelines.thesis.results import Finding, Results
+from store.export import latex_text
 
 
 def sections(results: Results) -> list[Section]:
@@ -54,12 +26,12 @@ def sections(results: Results) -> list[Section]:
     return [
         _headlines(results, findings),
         _verdicts(findings),
-        _stability(results),
-        _calibration(results),
-        _ood(results),
-        *_variants(results),
-        _search(results),
-        _cost(results),
+        stability_section(results),
+        calibration_section(results),
+        ood_section(results),
+        *variant_sections(results),
+        search_section(results),
+        cost_section(results),
     ]
 
 
@@ -147,10 +119,10 @@ def _verdicts(findings: list[Finding]) -> Section:
             one.claim.name,
             one.questions if one.claim.metric != "auroc" else f"{one.questions} / {one.outside}",
             one.baseline,
-            _value(one.before),
-            _value(one.value),
+            cell(one.before),
+            cell(one.value),
             f"{100 * one.change.relative:+.1f} %",
-            _percent(one.change.low, one.change.high),
+            percent_text(one.change.low, one.change.high),
             f"{100 * one.claim.size:+.0f} %",
             str(one.change.n),
             one.word,
@@ -170,238 +142,3 @@ def _verdicts(findings: list[Finding]) -> Section:
         "verdict",
     )
     return Section("Every comparison", "`n` counts paired questions (for OoD: both sets).", header, rows)
-
-
-def _stability(results: Results) -> Section:
-    rows = []
-    for _, run in results.of("main").iterrows():
-        mine = results.stability[results.stability["run_id"] == run["run_id"]]
-        for _, level in mine.iterrows():
-            base = _base_of(results, run)
-            row = None
-            if base is not None:
-                score = f"{level['mode']} {level['gamma']:g}"
-                inside = results.datasets(run, "in-distribution")[0]
-                row = results.difference(run["run_id"], base, inside, "jaccard", score)
-            rows.append(
-                [
-                    run["questions"],
-                    _label(run),
-                    level["mode"],
-                    f"{level['gamma']:g}",
-                    _value(level["jaccard"]),
-                    _difference(row),
-                    str(level["questions"]),
-                ]
-            )
-    return Section(
-        "E1 Stability",
-        "Mean Jaccard index of clean and noisy top-k sets over the tokens of the questions and the layers that carry "
-        "variational routers. Noise: σ = γ × the RMS norm of each layer's own router input; `router` re-runs that "
-        "router alone, `propagated` disturbs all of them in one pass.",
-        ("questions", "run", "mode", "γ", "Jaccard", "minus pretrained routers", "n"),
-        rows,
-    )
-
-
-def _calibration(results: Results) -> Section:
-    rows = []
-    for part in ("main", *_BESIDE, "predictive"):
-        for _, run in _fresh(results, part):
-            inside = results.datasets(run, "in-distribution")[0]
-            values = {metric: results.value(run["run_id"], inside, metric) for metric in CALIBRATION}
-            if values["accuracy"] is None:
-                continue
-            base = _base_of(results, run)
-            pairs = [
-                None if base is None else results.difference(run["run_id"], base, inside, metric)
-                for metric in ("ece", "nll", "nll_ts")
-            ]
-            shown = [_value(None if row is None else row["value"]) for row in values.values()]
-            rows.append(
-                [run["questions"], _label(run), *shown, *map(_difference, pairs), str(int(values["accuracy"]["n"]))]
-            )
-    return Section(
-        "E2 Calibration, in-distribution",
-        "`scaled` is after one temperature fitted on the validation questions, the baseline to beat. Differences are "
-        "paired against the deterministic row with pretrained routers; for ECE, NLL and Brier lower is better.",
-        ("questions", "run", *CALIBRATION.values(), "Δ ECE", "Δ NLL", "Δ NLL, scaled", "n"),
-        rows,
-    )
-
-
-def _ood(results: Results) -> Section:
-    rows = []
-    for part in ("main", *_BESIDE):
-        for _, run in _fresh(results, part):
-            for role in ("near-ood", "far-ood"):
-                for dataset in results.datasets(run, role):
-                    for score in SCORES:
-                        found = results.value(run["run_id"], dataset, "auroc", score)
-                        if found is None:
-                            continue
-                        matched = results.value(run["run_id"], dataset, "auroc", f"{score} (length-matched)")
-                        note = "" if found["note"] is None or pd.isna(found["note"]) else str(found["note"])
-                        rows.append(
-                            [
-                                f"{run['questions']} / {dataset}",
-                                role.removesuffix("-ood"),
-                                _label(run),
-                                score,
-                                _value(found["value"]),
-                                _interval(found["ci_low"], found["ci_high"]),
-                                "–" if matched is None else f"{matched['value']:.3f} (n {int(matched['n'])})",
-                                str(int(found["n"])),
-                                note,
-                            ]
-                        )
-    return Section(
-        "E3 Out-of-distribution detection",
-        "AUROC; higher score = more OoD, fixed beforehand, never flipped. Answer scores are of the answer; routing "
-        "scores are read at the final prompt token and averaged over the variational layers. `prompt_length` is a "
-        "control: what the number of tokens alone does. `length-matched`: the same score on equally long prompts.",
-        ("in / out", "shift", "run", "score", "AUROC", "95 % interval", "length-matched", "n", "note"),
-        rows,
-    )
-
-
-def _variants(results: Results) -> list[Section]:
-    """E4 and E6: the same row under other layers and other seeds."""
-    made = []
-    for title, prefix, text in (
-        ("E4 Layer selection", "layers-", "`fcvr` in other layers; `random` in three draws. `main` for comparison."),
-        (
-            "E6 Seeds",
-            "training-seed",
-            "`fcvr` trained, or sampled, with other seeds; spread between rows is what no interval covers.",
-        ),
-    ):
-        rows = []
-        parts = [part for part in sorted(results.runs["part"].unique()) if _belongs(part, prefix)]
-        for part in ["main", *parts] if parts else []:
-            for _, run in results.of(part).iterrows():
-                if run["method"] != "fcvr" or run["control"] != "none":
-                    continue
-                inside = results.datasets(run, "in-distribution")[0]
-                base = _base_of(results, run)
-                values = [results.value(run["run_id"], inside, metric) for metric in ("accuracy", "ece", "nll")]
-                pairs = [
-                    None if base is None else results.difference(run["run_id"], base, inside, metric)
-                    for metric in ("ece", "nll")
-                ]
-                if values[0] is None:
-                    continue
-                layers = ", ".join(map(str, run["layers"]))
-                shown = [_value(None if row is None else row["value"]) for row in values]
-                n = str(int(values[0]["n"]))
-                rows.append([run["questions"], part, layers, run["estimator"], *shown, *map(_difference, pairs), n])
-        header = ("questions", "experiment", "layers", "estimator", "accuracy", "ECE", "NLL", "Δ ECE", "Δ NLL", "n")
-        made.append(Section(title, text, header, rows))
-    return made
-
-
-def _search(results: Results) -> Section:
-    """Trained posteriors against everything they have to beat, one row per opponent."""
-    rows = []
-    for part in [part for part in sorted(results.runs["part"].unique()) if part.startswith("search-")]:
-        for questions in sorted(results.of(part)["questions"].unique()):
-            runs = results.of(part, questions)
-            for _, run in runs[(runs["method"] != "deterministic") & (runs["control"] == "none")].iterrows():
-                others = runs[(runs["run_id"] != run["run_id"]) & runs["method"].isin(["deterministic", run["method"]])]
-                for _, other in others.iterrows():
-                    inside = results.datasets(run, "in-distribution")[0]
-                    pairs = [
-                        results.difference(run["run_id"], other["run_id"], inside, metric)
-                        for metric in ("ece", "nll", "ece_ts", "nll_ts")
-                    ]
-                    if pairs[0] is None:
-                        continue
-                    won = [
-                        name
-                        for name, place in (("as it comes", 0), ("scaled", 2))
-                        if all(map(_better, pairs[place : place + 2]))
-                    ]
-                    cells = [*map(_difference, pairs), str(int(pairs[0]["n"])), " and ".join(won) or "no"]
-                    rows.append([questions, part.removeprefix("search-"), _label(other), *cells])
-    return Section(
-        "Search for a posterior that learns",
-        "`fcvr`, answers averaged over routing samples, trained on the choice among the options; σ tuned on validation "
-        "NLL. Each row is the paired difference to one opponent, lower is better; *better* means that ECE **and** NLL "
-        "improve with intervals that leave out zero, as it comes or both after temperature scaling. A configuration "
-        "counts only if it beats pretrained routers (scaled too) and every control.",
-        ("questions", "configuration", "against", "Δ ECE", "Δ NLL", "Δ ECE, scaled", "Δ NLL, scaled", "n", "better"),
-        rows,
-    )
-
-
-def _better(row: pd.Series | None) -> bool:
-    return row is not None and not pd.isna(row["ci_high"]) and float(row["ci_high"]) < 0
-
-
-def _fresh(results: Results, part: str) -> Iterator[tuple[Any, pd.Series]]:
-    """The runs of an experiment; of those that ask the questions of ``main`` only the rows they add."""
-    shown = set()
-    if part in _BESIDE:
-        shown = {tuple(row) for row in results.of("main")[[*_SAME]].itertuples(index=False)}
-    for place, run in results.of(part).iterrows():
-        if tuple(run[name] for name in _SAME) not in shown:
-            yield place, run
-
-
-def _belongs(part: str, prefix: str) -> bool:
-    return part.startswith(prefix) or (prefix == "training-seed" and part.startswith("sampling-seed"))
-
-
-def _cost(results: Results) -> Section:
-    rows = []
-    for _, run in results.runs.iterrows():
-        mine = results.efficiency[results.efficiency["run_id"] == run["run_id"]]
-        for _, row in mine.iterrows():
-            ratio = "–" if pd.isna(row["ratio"]) else f"{row['ratio']:.3f}"
-            values = [f"{row['value']:.4g}", f"{row['baseline']:.4g}", ratio]
-            rows.append([run["questions"], _label(run), row["quantity"], *values, row["unit"]])
-    return Section(
-        "E5 Cost",
-        "Beside the deterministic model on the same base. MACs from formulas, FLOPs counted with experts run one by "
-        "one; seconds and bytes are measured in turn within one step, on the machine and under the load of that "
-        "moment: read the ratio.",
-        ("questions", "run", "quantity", "value", "deterministic", "ratio", "unit"),
-        rows,
-    )
-
-
-def _base_of(results: Results, run: pd.Series) -> str | None:
-    """The run id of the experiment's deterministic row with pretrained routers; ``None`` for that row itself."""
-    runs = results.of(run["part"], run["questions"])
-    plain = runs[(runs["method"] == "deterministic") & (runs["experiment"] == run["experiment"])]
-    for control in ("none", "pretrained-routers"):
-        for _, one in plain[plain["control"] == control].iterrows():
-            if one["card"].get("base", {}).get("base", "pretrained") == "pretrained":
-                return None if one["run_id"] == run["run_id"] else str(one["run_id"])
-    return None
-
-
-def _label(run: pd.Series) -> str:
-    if run["method"] == "deterministic":
-        return f"deterministic, {base_name(run)}"
-    control = "" if run["control"] == "none" else f" ({run['control']})"
-    return f"{run['method']} {run['estimator']}{control}"
-
-
-def _value(value: Any) -> str:
-    return "–" if value is None or pd.isna(value) else f"{value:.3f}"
-
-
-def _interval(low: Any, high: Any) -> str:
-    return "–" if low is None or pd.isna(low) or pd.isna(high) else f"{low:.3f} to {high:.3f}"
-
-
-def _percent(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f} %"
-
-
-def _difference(row: pd.Series | None) -> str:
-    if row is None:
-        return "–"
-    ends = "" if pd.isna(row["ci_low"]) else f" ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})"
-    return f"{row['difference']:+.3f}{ends}"
