@@ -128,8 +128,11 @@ def test_lora_and_routers_live_on_one_model(family):
             bayesian = wrapped(**tiny_batch()).logits
         assert not torch.equal(native, bayesian)
         assert torch.equal(wrapped(**tiny_batch()).logits, native)
-        restored = wrapped.unload()
-        torch.testing.assert_close(restored(**tiny_batch()).logits, plain)
+        restored = wrapped.unload()(**tiny_batch()).logits
+    if family == "JambaForCausalLM":  # close, not equal, once peft is off again; the cause is not known
+        torch.testing.assert_close(restored, plain)
+    else:
+        assert torch.equal(restored, plain)
     assert len(recorder.trace) == sum(LENGTHS)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,9 +44,9 @@ class SoftmaxOverAll(Architecture):
         weight = torch.softmax(logits.float(), dim=-1).gather(-1, index)
         return normalised(weight) if self.renormalised(site) else weight
 
+    @abstractmethod
     def renormalised(self, site: RouterSite) -> bool:
         """Whether the k probabilities are scaled to sum to 1."""
-        raise NotImplementedError
 
 
 class SigmoidArchitecture(Architecture):
