@@ -112,7 +112,8 @@ def _worker(folder: Path) -> int:
     settings = load_settings()
 
     def ended() -> None:
-        while not any(job.ended for job in list_jobs(settings)):
+        # before the worker listens, the signal would end the process as a kill does
+        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL or not any(job.ended for job in list_jobs(settings)):
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGTERM)
 
