@@ -128,11 +128,9 @@ def test_lora_and_routers_live_on_one_model(family):
             bayesian = wrapped(**tiny_batch()).logits
         assert not torch.equal(native, bayesian)
         assert torch.equal(wrapped(**tiny_batch()).logits, native)
-        restored = wrapped.unload()(**tiny_batch()).logits
-    if family == "JambaForCausalLM":  # close, not equal, once peft is off again; the cause is not known
-        torch.testing.assert_close(restored, plain)
-    else:
-        assert torch.equal(restored, plain)
+        # peft leaves the weights frozen, and torch multiplies frozen ones by another kernel (seen in Mamba's out_proj)
+        restored = wrapped.unload().requires_grad_(True)(**tiny_batch()).logits
+    assert torch.equal(restored, plain)
     assert len(recorder.trace) == sum(LENGTHS)
 
 
