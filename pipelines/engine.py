@@ -270,9 +270,17 @@ class _Experiment:
             batches = self.work.plan(todo)
         elif todo:
             self.progress.say("plan", "preparing on Ray")
+            if self.work.exchange is not None:
+                if context.spec.trains:
+                    raise SpecError("what trains needs a shared data folder, not VMOER_SHARDS_URL: `vmoer train` first")
+                for run_id in done:
+                    self.work.exchange.send_manifest(run_id)
             (answer,) = self._cluster().map([{"do": "prepare", "runs": [run.to_json() for run in todo]}])
             self._tell(answer)
             batches = answer["batches"]
+            if self.work.exchange is not None:
+                for run in todo:
+                    self.work.exchange.fetch_manifest(run.run_id)
         total = sum(row["units"] for planned in batches.values() for rows in planned.values() for row in rows)
         self.log.info("planned", runs=len(runs), reused=len(done), units=total)
         return {

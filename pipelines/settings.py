@@ -26,6 +26,7 @@ class Settings:
     engine: str = "local"
     ray_address: str = ""
     actors: int = 0
+    shards_url: str = ""
     address: str = "127.0.0.1"
     port: int = 8501
     hosts: str = ""
@@ -87,6 +88,7 @@ DOCS: dict[str, tuple[str, str]] = {
     "engine": ("VMOER_ENGINE", "local (one process), or ray (an actor per GPU or processor; docs/scale-out.md)"),
     "ray_address": ("VMOER_RAY_ADDRESS", "the Ray cluster of engine ray; empty starts a session on this machine"),
     "actors": ("VMOER_ACTORS", "actors of engine ray; left out: one per GPU, or per processor without GPUs"),
+    "shards_url": ("VMOER_SHARDS_URL", "fsspec URL by which Ray's actors pass on shards where no folder is shared"),
     "address": ("VMOER_ADDRESS", "address the dashboard binds to"),
     "port": ("VMOER_PORT", "port of the dashboard"),
     "hosts": ("VMOER_ALLOWED_HOSTS", "further names under which the dashboard may be reached, with commas between"),

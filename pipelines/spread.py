@@ -3,7 +3,8 @@
 The driver is the workflow of :mod:`pipelines.engine`; it never touches the model. Actors compute batches with
 :class:`pipelines.work.Work`, as a worker does, and write the shards themselves, so nothing but short messages passes
 through Ray, and an actor or a driver that dies costs the batches it was computing. The data folder, the spec's files
-and a model given as a folder must be at the same paths on every machine.
+and a model given as a folder must be at the same paths on every machine; with ``settings.shards_url`` all but the data
+folder: shards then travel by way of an object store (:mod:`pipelines.exchange`), and actors work in scratch folders.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
+import tempfile
 import time
 import traceback
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -150,6 +155,10 @@ class Actor:
 
     def _work_for(self, request: dict[str, Any], settings: Settings) -> Work:
         if self._work is None or self._experiment != request["experiment"]:
+            if settings.shards_url:
+                scratch = tempfile.mkdtemp(prefix="vmoer-actor-")
+                weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+                settings = replace(settings, home=Path(scratch))
             context = Context(parse_spec(request["spec"]), request["folders"], settings)
             context.note = partial(self._note, mended=False)
             self._work, self._experiment = Work(context, self._note), request["experiment"]

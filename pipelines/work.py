@@ -14,6 +14,7 @@ import torch
 from pipelines import stages
 from pipelines.context import Context
 from pipelines.errors import DataError, PipelineError
+from pipelines.exchange import Exchange
 from pipelines.manifests import begin_run, existing
 from pipelines.runs import RunPlan
 from pipelines.stages import Batch
@@ -33,6 +34,11 @@ class Work:
         self.warn = warn
         #: ``(run id, key)`` of the batches whose shards this execution wrote or read through: not read again
         self.checked: set[tuple[str, str]] = set()
+        settings = context.settings
+        #: with engine ray, where no folder is shared
+        self.exchange = (
+            Exchange(settings.shards_url, context.home) if settings.shards_url and settings.engine == "ray" else None
+        )
 
     def plan(self, runs: Sequence[RunPlan]) -> Batches:
         """Every batch of every stage of the given runs."""
@@ -57,8 +63,13 @@ class Work:
     def prepare(self, runs: Sequence[RunPlan]) -> Batches:
         """Plan and begin the given runs and train their routers, which is done before many processes share them."""
         planned = self.plan(runs)
+        if self.exchange is not None:
+            for known in self.context.spec.runs():  # to go on with, and to compare the base with
+                self.exchange.fetch_manifest(known.run_id)
         for run in runs:
             self.begin(run)
+            if self.exchange is not None:
+                self.exchange.send_manifest(run.run_id)
             for row in planned[run.run_id].get("train", []):
                 self.ensure(run, "train", Batch(**row))
         return planned
@@ -68,6 +79,8 @@ class Work:
         module = stages.stage(name)
         key = f"{name}/{batch.key}"
         missing = [table for table in module.TABLES if not self._sound(table, run.run_id, key)]
+        if self.exchange is not None:
+            missing = self._fetched(self.exchange, run, name, key, missing)
         if not missing:
             self.checked.add((run.run_id, key))
             return False
@@ -79,6 +92,9 @@ class Work:
         if set(computed) != set(module.TABLES):
             raise RuntimeError(f"{key} gave {sorted(computed)} instead of {sorted(module.TABLES)}")
         self.write(run, key, {table: computed[table] for table in missing})
+        if self.exchange is not None:
+            for table in missing:
+                self.exchange.send(table, run.run_id, shard_name(key))
         self.checked.add((run.run_id, key))
         return True
 
@@ -86,6 +102,20 @@ class Work:
         """Write one shard per table."""
         for table, data in tables.items():
             write_shard(self.context.home, table, run.run_id, key, data)
+
+    def _fetched(self, exchange: Exchange, run: RunPlan, name: str, key: str, missing: list[str]) -> list[str]:
+        """Which of the missing tables are not to be had from elsewhere either."""
+        if existing(self.context.home, run.run_id) is None:
+            exchange.fetch_manifest(run.run_id)
+        self.checked.discard((run.run_id, key))  # what comes from elsewhere is read through here
+        left = [
+            table
+            for table in missing
+            if not exchange.fetch(table, run.run_id, shard_name(key)) or not self._sound(table, run.run_id, key)
+        ]
+        if left and name in stages.AFTER_OTHERS:
+            exchange.fetch_run(run.run_id)
+        return left
 
     def _sound(self, table: str, run_id: str, key: str) -> bool:
         path = shard_path(self.context.home, table, run_id, shard_name(key))

@@ -126,6 +126,7 @@ SETTINGS: dict[str, str] = {
     "device": "name",
     "engine": "name",
     "ray_address": "text",
+    "shards_url": "url",
     "address": "name",
     "hosts": "name",
     "auth_file": "path",

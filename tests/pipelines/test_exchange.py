@@ -1,0 +1,134 @@
+"""Actors that share no folder: shards go by way of a store, and every table is that of one machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import jobs, stages
+from pipelines.context import Context
+from pipelines.errors import PipelineError
+from pipelines.exchange import Exchange
+from pipelines.runs import RunPlan
+from pipelines.settings import Settings
+from pipelines.spec import places
+from pipelines.spread import Actor
+from pipelines.stages import Batch
+from pipelines.work import Work
+from store import schema
+from store.layout import facts_folder, manifest_path
+from store.shards import list_shards
+from tests.pipelines.support import settings, small_spec
+
+
+def without_folder(home: Path, store: Path) -> Settings:
+    return replace(settings(home), engine="ray", shards_url=f"file://{store}")
+
+
+class Machines:
+    """Two actors, each with a scratch folder, and the driver's own data folder, all on the store at ``store``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = folder / "store"
+        self.settings = without_folder(folder / "driver", self.store)
+        self.request = jobs.workflow_input(small_spec(), places())
+        self.runs = small_spec().runs()
+        self.actors = [Actor(), Actor()]
+
+    def ask(self, actor: Actor, **task: Any) -> dict[str, Any]:
+        (text,) = actor({"task": [json.dumps({**task, "request": self.request})]}, self.settings)["answer"]
+        answer: dict[str, Any] = json.loads(text)
+        assert not answer.keys() & {"error", "traceback"}, answer
+        return answer
+
+    def compute(self) -> list[bool]:
+        """Every batch of every run, the actors taking turns; whether each had to be computed."""
+        batches = self.ask(self.actors[0], do="prepare", runs=[run.to_json() for run in self.runs])["batches"]
+        tasks = [
+            {"do": "batch", "run": run.to_json(), "stage": name, "batch": row}
+            for late in (False, True)
+            for run in self.runs
+            for name, rows in batches[run.run_id].items()
+            if (name in stages.AFTER_OTHERS) == late
+            for row in rows
+        ]
+        return [self.ask(self.actors[i % 2], **task)["computed"] for i, task in enumerate(tasks)]
+
+    def driver(self) -> tuple[Work, list[tuple[RunPlan, str, Batch]]]:
+        """The driver's work with the manifests it fetches, and every batch."""
+        work = Work(Context(small_spec(), self.request["folders"], self.settings), lambda *_, **__: None)
+        assert work.exchange is not None
+        assert all(work.exchange.fetch_manifest(run.run_id) for run in self.runs)
+        planned = work.plan(self.runs)
+        return work, [
+            (run, name, Batch(**row)) for run in self.runs for name, rows in planned[run.run_id].items() for row in rows
+        ]
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Machines:
+    found = Machines(tmp_path_factory.mktemp("machines"))
+    assert all(found.compute()), "nothing was there before"
+    return found
+
+
+def shards_of(home: Path, run_id: str) -> dict[str, bytes]:
+    """The content of every batch's shard, summaries left out (they are the driver's)."""
+    return {
+        f"{table.name}/{path.name}": path.read_bytes()
+        for table in schema.tables("fact", "result")
+        for path in list_shards(home, table.name, run_id)
+    }
+
+
+def test_the_driver_receives_what_one_machine_computes(machines: Machines, undisturbed: Path) -> None:
+    work, batches = machines.driver()
+    assert not any(work.ensure(run, name, batch) for run, name, batch in batches), "all of it is fetched"
+    for run in machines.runs:
+        ours, theirs = (shards_of(home, run.run_id) for home in (machines.settings.home, undisturbed))
+        assert ours
+        assert ours == {name: theirs[name] for name in ours}
+
+
+def test_what_is_there_is_not_computed_again_by_new_actors(machines: Machines) -> None:
+    machines.actors = [Actor(), Actor()]
+    assert not any(machines.compute())
+
+
+def test_an_upload_that_was_cut_off_is_computed_again(machines: Machines, undisturbed: Path) -> None:
+    cut = next((machines.store / "shards").rglob("predictions/*.parquet"))
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:-20])
+    machines.actors = [Actor(), Actor()]
+    assert machines.compute().count(True) == 1
+    assert cut.read_bytes() == whole
+
+
+def test_shards_of_other_weights_are_not_found(machines: Machines, tmp_path: Path) -> None:
+    run_id = machines.runs[0].run_id
+    exchange = Exchange(f"file://{machines.store}", tmp_path)
+    assert exchange.fetch_manifest(run_id)
+    exchange.fetch_run(run_id)
+    shard = next(facts_folder(tmp_path).rglob("*.parquet"))
+    table = shard.parent.parent.name.removeprefix("table=")
+    assert exchange.fetch(table, run_id, shard.name)
+    file = manifest_path(tmp_path, run_id)
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps({**manifest, "model": {**manifest["model"], "weights_sha256": "0" * 64}}))
+    assert not exchange.fetch(table, run_id, shard.name)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("nonsense://bucket", "VMOER_SHARDS_URL='nonsense://bucket' cannot be used: Protocol not known"),
+        ("file:///proc/nothing", "the store at VMOER_SHARDS_URL refused: "),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_named(url: str, sentence: str, undisturbed: Path) -> None:
+    with pytest.raises(PipelineError, match=sentence):
+        Exchange(url, undisturbed).send_manifest(small_spec().runs()[0].run_id)
