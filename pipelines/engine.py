@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from dbos import DBOS
+from dbos import DBOS, PortableWorkflowError
 from dbos._error import DBOSBaseException, DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -27,7 +27,7 @@ from pipelines.joblog import JobLog
 from pipelines.jobs import WORKFLOW, get_job
 from pipelines.manifests import end_run, finished, seal_run
 from pipelines.progress import Progress
-from pipelines.room import refuse_full_disk, refuse_over_quota
+from pipelines.room import refuse_over_quota, with_room
 from pipelines.runs import RunPlan
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
@@ -89,8 +89,9 @@ def _compute(request: dict[str, Any], job_id: str, settings: Settings) -> dict[s
         except DBOSBaseException:
             # DBOS ends a workflow that is no longer its own with several kinds of error; the status, read from outside
             # the workflow, says which it was
-            if get_job(job_id, settings).status == "cancelled":
-                log.info("cancelled")
+            job = get_job(job_id, settings)
+            if job.status == "cancelled":
+                log.info("cancelled", reason=job.message)
                 work.end("cancelled", None)
             else:
                 log.info("taken over by another execution")
@@ -103,6 +104,9 @@ def _compute(request: dict[str, Any], job_id: str, settings: Settings) -> dict[s
         except SQLAlchemyError as error:
             log.error("failed", reason=str(error))
             raise JobError(redact(f"the job database cannot be used: {reason_of(error)}")) from None
+        except PortableWorkflowError as error:  # a step's failure is on record, and its process died before the job's
+            log.error("failed", reason=error.message, kind=error.name)
+            raise JobError(redact(error.message)) from None
         except Exception as error:
             log.error("failed", reason=repr(error), traceback=traceback.format_exc())
             refused = cannot_write(f"in stage {work.stage or 'plan'}", error)
@@ -245,10 +249,12 @@ class _Experiment:
     def _step(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
         def guarded() -> Any:
             with STEP_LOCK:
-                refuse_full_disk(self.settings)
                 return work(*arguments)
 
-        return DBOS.run_step({"name": name}, guarded)
+        def step() -> Any:
+            return with_room(guarded, self.job_id, self.settings, self.log.warning)
+
+        return DBOS.run_step({"name": name}, step)
 
     def _plan(self) -> dict[str, Any]:
         """Every batch of every run that is not finished yet; loads the model only when something is left to do."""

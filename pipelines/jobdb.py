@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
+    from sqlalchemy import Engine
+    from sqlalchemy.engine import ExceptionContext
 
 #: job servers whose tables this process knows to be there
 _MIGRATED: set[str] = set()
@@ -57,6 +60,21 @@ def opening(settings: Settings) -> Iterator[None]:
         raise JobError(f"cannot use the data folder {settings.home}: {error.strerror}") from None
     except Exception as error:  # SQLAlchemy and DBOS raise many kinds
         raise JobError(f"cannot open the job database: {reason_of(error)}") from None
+
+
+def wait_for_room(engine: Engine, ended: threading.Event) -> None:
+    """Until ``ended``, make DBOS repeat what a full disk keeps it from writing, as it repeats a lost connection.
+
+    Not in the main thread: whoever gave the command is told at once, and can interrupt it.
+    """
+    from sqlalchemy import event, exc
+
+    def repeat(context: ExceptionContext) -> None:
+        full = "disk is full" in str(context.original_exception)
+        if full and not ended.is_set() and threading.current_thread() is not threading.main_thread():
+            raise exc.TimeoutError("waiting for room on the disk")
+
+    event.listen(engine, "handle_error", repeat)
 
 
 def reason_of(error: Exception) -> str:

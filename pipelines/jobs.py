@@ -24,7 +24,7 @@ from pipelines.spec import Spec
 from store.layout import contained
 
 if TYPE_CHECKING:
-    from dbos import DBOSClient
+    from dbos import DBOSClient, EnqueueOptions
 
 #: fixed on purpose: the default of DBOS changes with the code, and a changed version stops recovery
 APPLICATION = "vmoer"
@@ -116,17 +116,19 @@ def submit(
         )
     job_id = new_job_id(spec)
     with connect(settings) as client:
-        client.enqueue(
-            {
-                "queue_name": queue_name(device),
-                "workflow_name": WORKFLOW,
-                "workflow_id": job_id,
-                "app_version": APPLICATION_VERSION,
-                "workflow_timeout": settings.max_job_hours * 3600,
-            },
-            workflow_input(spec, folders),
-        )
+        client.enqueue(entry(job_id, queue_name(device), settings), workflow_input(spec, folders))
     return job_id
+
+
+def entry(job_id: str, queue: str, settings: Settings) -> EnqueueOptions:
+    """How a job enters a queue; its time counts from when a worker takes it up, and again when it is resumed."""
+    return {
+        "queue_name": queue,
+        "workflow_name": WORKFLOW,
+        "workflow_id": job_id,
+        "app_version": APPLICATION_VERSION,
+        "workflow_timeout": settings.max_job_hours * 3600,
+    }
 
 
 def new_job_id(spec: Spec) -> str:
@@ -203,15 +205,7 @@ def resume(job_id: str, device: str = ANY_DEVICE, settings: Settings | None = No
         old = client.list_workflows(workflow_ids=[job_id])[0]
         request = _request(old)
         stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{str(request['experiment'])[:8]}-{secrets.token_hex(2)}"
-        client.enqueue(
-            {
-                "queue_name": queue_name(device),
-                "workflow_name": WORKFLOW,
-                "workflow_id": stamp,
-                "app_version": APPLICATION_VERSION,
-            },
-            request,
-        )
+        client.enqueue(entry(stamp, queue_name(device), settings), request)
         return stamp
 
 
@@ -262,6 +256,11 @@ def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:
         message = "waiting for a worker: start one with `vmoer worker` or `vmoer serve`"
     elif lost:
         message = "its worker is gone; start `vmoer worker`, or resume it"
+    elif status == "cancelled" and _overdue(row):
+        message = (
+            f"it computed longer than the {row.workflow_timeout_ms / 3.6e6:.3g} hours of VMOER_MAX_JOB_HOURS and was "
+            "cancelled; what it stored stays, and `vmoer jobs resume` goes on"
+        )
     running = status == "running" and not lost
     return Job(
         job_id=row.workflow_id,
@@ -283,6 +282,11 @@ def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:
         lost=lost,
         executor=str(row.executor_id or ""),
     )
+
+
+def _overdue(row: Any) -> bool:
+    ended = row.completed_at or row.updated_at
+    return bool(row.workflow_deadline_epoch_ms and ended and ended >= row.workflow_deadline_epoch_ms)
 
 
 def _request(row: Any) -> dict[str, Any]:

@@ -1,15 +1,26 @@
-"""Room on the disk: what is asked before a job starts and before each step writes."""
+"""Room on the disk: what is asked before a job starts and before each step writes, and waiting for it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from pipelines.errors import PipelineError
 from pipelines.settings import Settings
+from store.errors import WriteError
+from store.files import cannot_write
+
+Result = TypeVar("Result")
+
+#: jobs of this process whose step met a full disk and waits
+WAITING: set[str] = set()
 
 _MB = 1_000_000
+_LONGEST_PAUSE = 30.0
 
 
 def size(n_bytes: int) -> str:
@@ -38,7 +49,7 @@ def folder_bytes(settings: Settings) -> int:
 def refuse_full_disk(settings: Settings) -> None:
     """Raise when less than ``min_free_mb`` is free where the data folder lies.
 
-    The job database waits for room as long as it takes; ending the job while there still is some says why instead.
+    Ending the job while there still is some says why; what fills up all the same is waited for.
     """
     free = free_bytes(settings) / _MB
     if free < settings.min_free_mb:
@@ -46,6 +57,35 @@ def refuse_full_disk(settings: Settings) -> None:
             f"only {free:.1f} MB are free where {settings.home.name} lies, and a job needs {settings.min_free_mb:g} MB "
             "(VMOER_MIN_FREE_MB): free some space and start again; what is finished is kept"
         )
+
+
+def with_room(step: Callable[[], Result], job_id: str, settings: Settings, note: Callable[..., None]) -> Result:
+    """What ``step`` returns; it is repeated when it met a full disk, for up to ``room_minutes`` and at least once a
+    half-minute while ``min_free_mb`` are free. ``note(event, reason=…)`` is told of each time.
+    """
+    refuse_full_disk(settings)
+    pause, deadline = 1.0, float("inf")
+    try:
+        while True:
+            try:
+                return step()
+            except Exception as error:
+                deadline = min(deadline, time.monotonic() + 60 * settings.room_minutes)
+                if not _met_full_disk(error) or time.monotonic() + pause > deadline:
+                    raise
+                note("waiting for room", reason=str(error))
+            WAITING.add(job_id)
+            time.sleep(pause)
+            while free_bytes(settings) < settings.min_free_mb * _MB and time.monotonic() < deadline:
+                time.sleep(1.0)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+    finally:
+        WAITING.discard(job_id)
+
+
+def _met_full_disk(error: Exception) -> bool:
+    refused = error if isinstance(error, WriteError) else cannot_write("", error)
+    return refused is not None and refused.full
 
 
 def refuse_over_quota(settings: Settings) -> None:

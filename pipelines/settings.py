@@ -52,6 +52,7 @@ class Settings:
     live_keep_days: float = 14.0
     live_keep_megabytes: float = 500.0
     min_free_mb: float = 64.0
+    room_minutes: float = 60.0
     quota_gb: float = 0.0
 
     @property
@@ -114,6 +115,7 @@ DOCS: dict[str, tuple[str, str]] = {
     "live_keep_days": ("VMOER_LIVE_KEEP_DAYS", "how long results of inspections are kept, days"),
     "live_keep_megabytes": ("VMOER_LIVE_KEEP_MEGABYTES", "how much room they may take; the oldest go first"),
     "min_free_mb": ("VMOER_MIN_FREE_MB", "a job stops when less than this is free on its disk, MB"),
+    "room_minutes": ("VMOER_ROOM_MINUTES", "a step that fills the disk waits this long for room before its job fails"),
     "quota_gb": ("VMOER_QUOTA_GB", "a job is refused when the data folder is larger than this, GB; empty: no limit"),
 }
 

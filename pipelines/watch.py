@@ -1,7 +1,8 @@
 """Beside the jobs of a process: says when the disk is full, and takes up jobs whose end could not be recorded.
 
-When the job database cannot be written, DBOS gives the job up without a trace: it stays *running* on a live executor
-with nobody working on it. What this process has stopped working on is therefore compared with what the database says.
+When the job database cannot be written (for another reason than a full disk, :func:`pipelines.jobdb.wait_for_room`),
+DBOS gives the job up without a trace: it stays *running* on a live executor with nobody working on it. What this
+process has stopped working on is therefore compared with what the database says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pipelines import engine, jobs
 from pipelines.errors import JobError
 from pipelines.jobdb import connect
-from pipelines.room import free_bytes
+from pipelines.room import WAITING, free_bytes
 from pipelines.settings import Settings
 
 # Below this the job database cannot record the next step.
@@ -28,7 +29,7 @@ def look_after(settings: Settings, queue: str, ended: threading.Event, say: Call
     told = False
     stopped: dict[str, float] = {}
     while not ended.wait(_LOOK_SECONDS):
-        full = free_bytes(settings) < _FULL_BYTES
+        full = bool(WAITING) or free_bytes(settings) < _FULL_BYTES
         if full and not told:
             say(
                 f"the disk is full where {settings.home.name} lies: waiting for room; Ctrl-C stops, and what is "

@@ -12,16 +12,17 @@ import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import FrameType
 from typing import Any
 
 from dbos import DBOS, DBOSConfig
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines import console, engine, jobs, live, livework
 from pipelines.errors import JobError, PipelineError
-from pipelines.jobdb import connect, opening, serializer
+from pipelines.jobdb import connect, opening, serializer, wait_for_room
 from pipelines.locks import DeviceLock, live_executors, lock_path
 from pipelines.progress import LISTENERS
 from pipelines.settings import Settings
@@ -64,10 +65,11 @@ def _launched(settings: Settings, executor: str, queues: Sequence[str]) -> Itera
     }
     with opening(settings):
         settings.home.mkdir(parents=True, exist_ok=True)
-        DBOS(config=config)
+        dbos = DBOS(config=config)
         DBOS.listen_queues(list(queues))
         DBOS.launch()
     ended = threading.Event()
+    wait_for_room(dbos._sys_db.engine, ended)
     threading.Thread(target=look_after, args=(settings, queues[0], ended, console.say), daemon=True).start()
     try:
         for name in queues:
@@ -150,19 +152,12 @@ def run_foreground(
             LISTENERS.append(listen)
             try:
                 with connect(settings) as client:
-                    client.enqueue(
-                        {
-                            "queue_name": queue,
-                            "workflow_name": jobs.WORKFLOW,
-                            "workflow_id": job_id,
-                            "app_version": jobs.APPLICATION_VERSION,
-                        },
-                        jobs.workflow_input(spec, folders),
-                    )
+                    client.enqueue(jobs.entry(job_id, queue, settings), jobs.workflow_input(spec, folders))
                 return _watch(job_id, settings)
             finally:
                 LISTENERS.remove(listen)
-                DBOS.delete_queue(queue)
+                with suppress(SQLAlchemyError):  # full disk: what ended the job is the error to show
+                    DBOS.delete_queue(queue)
     finally:
         lock.release()
 
@@ -174,9 +169,9 @@ def _watch(job_id: str, settings: Settings) -> jobs.Job:
         while handle.get_status().status in ("ENQUEUED", "PENDING"):
             threading.Event().wait(settings.poll_seconds)
     except KeyboardInterrupt:
-        DBOS.cancel_workflow(job_id)
-        with engine.STEP_LOCK:
-            pass
+        with suppress(SQLAlchemyError):  # on a full disk nothing is recorded: the job counts as lost
+            DBOS.cancel_workflow(job_id)
+            engine.STEP_LOCK.acquire(timeout=_SHUTDOWN_SECONDS)
         raise
     job = jobs.get_job(job_id, settings)
     if not job.ended:

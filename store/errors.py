@@ -42,4 +42,11 @@ class PublisherBusyError(StoreBusyError):
 
 
 class WriteError(StoreError):
-    """A file that cannot be written: disk full, read-only, no permission, no file handles left."""
+    """A file that cannot be written: disk full, read-only, no permission, no file handles left.
+
+    ``full`` says that room on the disk, or in a quota, is what was missing.
+    """
+
+    def __init__(self, message: str, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full

@@ -43,7 +43,7 @@ def cannot_write(name: str, error: Exception) -> WriteError | None:
         text = str(error)
         found = next((number for number in _IN_TEXT if os.strerror(number) in text), None)
     if found is not None:
-        return WriteError(f"cannot write {name}: {_REASONS[found]}")
+        return WriteError(f"cannot write {name}: {_REASONS[found]}", full=found in (errno.ENOSPC, errno.EDQUOT))
     if isinstance(error, OSError):
         return WriteError(f"cannot write {name}: {error.strerror or error}")
     return None

@@ -45,6 +45,8 @@ def run_spec(
     elif background:
         console.say(f"queued as job {job.job_id}; {job.message or '`vmoer jobs list` shows its progress'}")
     else:
+        if job.status != "finished":
+            console.say(f"job {job.job_id} is {job.status}: {job.message}")
         for run_id in job.run_ids:
             print(console.clean(run_id))
     raise typer.Exit(_job_code(job))

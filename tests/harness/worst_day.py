@@ -17,7 +17,7 @@ from typing import Any
 from tests.harness import forks
 from tests.harness.kill import checked
 from tests.harness.operations import SPEC, with_spec
-from tests.harness.refusals import small_disk, small_files
+from tests.harness.refusals import IMPATIENT, small_disk, small_files
 
 
 class Day:
@@ -64,8 +64,8 @@ class Day:
         tell(f"kill -9 while a shard is written: {self._shards()} shards are finished")
 
         try:
-            with small_disk(300)(self.machine):
-                refused = self.vmoer(self.machine, *compute, VMOER_MIN_FREE_MB="0.001")
+            with small_disk(400)(self.machine):
+                refused = self.vmoer(self.machine, *compute, **dict(IMPATIENT))
         except (OSError, subprocess.CalledProcessError):  # no file system of its own to be had: a quota does as well
             refused = self.vmoer(self.machine, *compute, before=small_files(100_000))
         assert refused.value in (2, 3), refused.output
