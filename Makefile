@@ -69,9 +69,9 @@ contract: setup-dev
 adversarial: setup-dev
 	$(BIN)/pytest -n 2 tests/adversarial
 
-# jobs, kill -9, the whole demo: few and heavy, so one after the other
+# jobs, kill -9, the whole demo: few and heavy, and the tests of a file share what its first one computed
 pipelines: setup-dev
-	$(BIN)/pytest tests/pipelines
+	$(BIN)/pytest -n 2 --dist loadfile tests/pipelines
 
 browser: setup-dev
 	$(BIN)/pytest tests/e2e

@@ -19,7 +19,6 @@ from store.layout import generation_path
 from store.publish import current_number
 
 _STATUSES = ("queued", "running", "lost", "finished", "failed", "cancelled")
-_COUNTED_JOBS = 1000
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def look(settings: Settings) -> Health:
     problems = []
     counted: Counter[str] = Counter()
     try:
-        counted.update(job.status for job in jobs.list_jobs(settings, limit=_COUNTED_JOBS))
+        counted = jobs.count_jobs(settings)
     except JobError as error:
         problems.append(str(error))
     number, published = None, None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -108,32 +109,31 @@ def submit(
     if existing is not None:
         return existing.job_id
     refuse_over_quota(settings)
-    waiting = sum(not job.ended for job in list_jobs(settings, limit=1000))
+    counted = count_jobs(settings)
+    waiting = counted.total() - sum(counted[status] for status in ENDED)
     if waiting >= settings.max_queued:
         raise JobError(
             f"{waiting} jobs are waiting or running, the most there may be; wait for some, cancel some with "
             "`vmoer jobs cancel`, or raise VMOER_MAX_QUEUED"
         )
-    job_id = new_job_id(spec)
-    with connect(settings) as client:
-        client.enqueue(entry(job_id, queue_name(device), settings), workflow_input(spec, folders))
-    return job_id
+    return enqueue(workflow_input(spec, folders), queue_name(device), settings)
 
 
-def entry(job_id: str, queue: str, settings: Settings) -> EnqueueOptions:
-    """How a job enters a queue; its time counts from when a worker takes it up, and again when it is resumed."""
-    return {
+def enqueue(request: dict[str, Any], queue: str, settings: Settings) -> str:
+    """The id of a new job in a queue: ``20261123-191500-<experiment>-<random>``, which sorts by time.
+
+    Its time limit counts from when a worker takes it up, and anew when it is resumed.
+    """
+    options: EnqueueOptions = {
         "queue_name": queue,
         "workflow_name": WORKFLOW,
-        "workflow_id": job_id,
+        "workflow_id": f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{str(request['experiment'])[:8]}-{secrets.token_hex(2)}",
         "app_version": APPLICATION_VERSION,
         "workflow_timeout": settings.max_job_hours * 3600,
     }
-
-
-def new_job_id(spec: Spec) -> str:
-    """A fresh id that sorts by time: ``20261123-191500-<experiment>-<random>``."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{spec.experiment[:8]}-{secrets.token_hex(2)}"
+    with connect(settings) as client:
+        client.enqueue(options, request)
+    return options["workflow_id"]
 
 
 def workflow_input(spec: Spec, folders: Sequence[str]) -> dict[str, Any]:
@@ -150,6 +150,16 @@ def list_jobs(settings: Settings | None = None, limit: int = 100) -> list[Job]:
         rows = client.list_workflows(name=WORKFLOW, limit=limit, sort_desc=True)
         alive = live_executors(settings.home)
         return [_job(client, row, alive) for row in rows]
+
+
+def count_jobs(settings: Settings) -> Counter[str]:
+    """How many of the latest thousand jobs there are by status, in one query that reads neither specs nor progress."""
+    if not exists(settings):
+        return Counter()
+    with connect(settings) as client:
+        rows = client.list_workflows(name=WORKFLOW, limit=1000, sort_desc=True, load_input=False, load_output=False)
+    alive = live_executors(settings.home)
+    return Counter(_status(row, alive) for row in rows)
 
 
 def get_job(job_id: str, settings: Settings | None = None) -> Job:
@@ -202,11 +212,8 @@ def resume(job_id: str, device: str = ANY_DEVICE, settings: Settings | None = No
         if job.status != "failed":
             client.resume_workflow(job_id, queue_name=queue_name(device))
             return job_id
-        old = client.list_workflows(workflow_ids=[job_id])[0]
-        request = _request(old)
-        stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{str(request['experiment'])[:8]}-{secrets.token_hex(2)}"
-        client.enqueue(entry(stamp, queue_name(device), settings), request)
-        return stamp
+        request = _request(client.list_workflows(workflow_ids=[job_id])[0])
+    return enqueue(request, queue_name(device), settings)
 
 
 def wait(job_id: str, timeout: float | None = None, settings: Settings | None = None) -> Job:
@@ -247,8 +254,8 @@ def read_log(job_id: str, settings: Settings | None = None, last: int = 200) -> 
 def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:
     request = _request(row)
     progress = client.get_event(row.workflow_id, PROGRESS_EVENT, 0) or {}
-    status = _STATUS.get(row.status, str(row.status).lower())
-    lost = status == "running" and row.executor_id not in alive
+    status = _status(row, alive)
+    lost = status == "lost"
     message = str(progress.get("message", ""))
     if status == "failed":
         message = str(getattr(row.error, "message", "") or row.error or "the worker died too often on this job")
@@ -261,11 +268,11 @@ def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:
             f"it computed longer than the {row.workflow_timeout_ms / 3.6e6:.3g} hours of VMOER_MAX_JOB_HOURS and was "
             "cancelled; what it stored stays, and `vmoer jobs resume` goes on"
         )
-    running = status == "running" and not lost
+    running = status == "running"
     return Job(
         job_id=row.workflow_id,
         name=str(request.get("spec", {}).get("name", "")),
-        status="lost" if lost else status,
+        status=status,
         stage=str(progress.get("stage", "")),
         done=int(progress.get("done", 0)),
         total=int(progress.get("total", 0)),
@@ -282,6 +289,11 @@ def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:
         lost=lost,
         executor=str(row.executor_id or ""),
     )
+
+
+def _status(row: Any, alive: dict[str, str]) -> str:
+    status = _STATUS.get(row.status, str(row.status).lower())
+    return "lost" if status == "running" and row.executor_id not in alive else status
 
 
 def _overdue(row: Any) -> bool:

@@ -147,12 +147,10 @@ def run_foreground(
         if earlier is not None:
             with connect(settings) as client:  # its shards are there; this job goes on behind them
                 client.cancel_workflow(earlier.job_id)
-        job_id = jobs.new_job_id(spec)
         with _launched(settings, executor, [queue]):
             LISTENERS.append(listen)
             try:
-                with connect(settings) as client:
-                    client.enqueue(jobs.entry(job_id, queue, settings), jobs.workflow_input(spec, folders))
+                job_id = jobs.enqueue(jobs.workflow_input(spec, folders), queue, settings)
                 return _watch(job_id, settings)
             finally:
                 LISTENERS.remove(listen)

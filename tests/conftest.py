@@ -4,9 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # tiny matrices: more threads only wait for each other (ten times slower on a busy machine)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# how long an example takes says how busy the machine is
+settings.register_profile("vmoer", deadline=None)
+settings.load_profile("vmoer")
 
 ROOT = Path(__file__).resolve().parents[1]
 MCQA = ROOT.parent / "shared" / "data" / "mcqa"
