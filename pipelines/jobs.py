@@ -297,8 +297,8 @@ def _status(row: Any, alive: dict[str, str]) -> str:
 
 
 def _overdue(row: Any) -> bool:
-    ended = row.completed_at or row.updated_at
-    return bool(row.workflow_deadline_epoch_ms and ended and ended >= row.workflow_deadline_epoch_ms)
+    ended = row.completed_at or row.updated_at  # in SQLite cut off to whole seconds
+    return bool(row.workflow_deadline_epoch_ms and ended and ended + 1000 > row.workflow_deadline_epoch_ms)
 
 
 def _request(row: Any) -> dict[str, Any]:

@@ -146,40 +146,6 @@ def test_an_empty_store_has_every_table_and_no_rows(tmp_path):
         assert queries.layer_overlap(store, "a", "b").empty
 
 
-def test_six_threads_read_whole_generations_while_others_are_published(home):
-    stop = threading.Event()
-    errors: list[BaseException] = []
-    reads = [0] * 6
-
-    def read(number):
-        try:
-            while not stop.is_set():
-                with open_store(home, threads=1) as store:
-                    runs = set(store.query("SELECT run_id FROM runs").run_id)
-                    assert set(store.query("SELECT run_id FROM metrics").run_id) == runs
-                    assert set(store.query("SELECT run_id FROM expert_load").run_id) == runs
-                    assert set(store.query("SELECT run_id FROM routing").run_id) == runs
-                    reads[number] += 1
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=read, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    manifest = read_manifest(home, FCVR)
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and not errors:
-        delete_run(home, FCVR)
-        publish(home)
-        write_manifest(home, manifest)
-        publish(home)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert not errors
-    assert min(reads) >= 1
-
-
 def test_one_store_serves_many_threads(store):
     expected = queries.layer_overlap(store, DET, FCVR)
     results: list[pd.DataFrame] = []
