@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 _SUFFIX = {"none": "", "non-routing-noise": ".noise"}
 
+#: methods without a KL, so that training them with β = 0 is training them; and those without parameters to train
+WITHOUT_KL = ("temperature", "mcdr", "swagr", "der", "laplace")
+WITHOUT_PARAMETERS = ("temperature",)
 #: controls that average answers over noise which has nothing to do with routing
 NOISE = ("non-routing-noise", "moe-noise")
 #: deterministic rows beside the experiment's own base → the base they answer with
@@ -71,7 +74,7 @@ def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
     routers), on which every Bayesian row stands. An adapter adds the row ``unadapted``; MAP routers add the row with
     them (or, when they are the base, the row without). A Bayesian run is compared with all of these and with its own
     controls. The noise controls average answers, so their estimator is ``predictive``; there is one of each kind per
-    method, as strong as that method's own samples.
+    method, as strong as that method's own samples. A head control that would repeat the method's own row is left out.
     """
     model = model_name or model_slug(spec.model)
 
@@ -104,12 +107,13 @@ def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
             if control in spec.controls
         ]
         runs += noise
+        pointless = {"untrained": WITHOUT_PARAMETERS, "beta-zero": WITHOUT_KL}
         for estimator in spec.estimators:
             samples = {"in-router": spec.samples, "closed-form": 1}.get(estimator, spec.answer_samples)
             heads = [
                 plan(method, estimator, control, samples, *baselines)
                 for control in ("untrained", "beta-zero")
-                if control in spec.controls
+                if control in spec.controls and method not in pointless[control]
             ]
             runs += [*heads, plan(method, estimator, "none", samples, *baselines, *heads, *noise)]
     return runs

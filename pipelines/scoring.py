@@ -35,6 +35,13 @@ def score(
     return _score(context, resident, questions, token_budget(context), samples=samples, **arguments)
 
 
+def answer_texts(context: Context, tokenizer: Any, question: Question) -> list[str]:
+    """What is scored behind a question's prompt, one text per option: its words, or its letter."""
+    if context.spec.scoring == "likelihood":
+        return [likelihood_option(choice) for choice in question.choices]
+    return letter_options(len(question.choices), bool(getattr(tokenizer, "chat_template", None)))
+
+
 def token_budget(context: Context) -> TokenBudget:
     """The token budget of the experiment's forward passes in this process."""
     budget: TokenBudget = context.remember("token budget", lambda: _probed(context))
@@ -66,11 +73,7 @@ def _score(
 ) -> list[OptionScores]:
     tokenizer = resident.tokenizer
     prompts = [prompt_of(context, tokenizer, question) for question in questions]
-    if context.spec.scoring == "likelihood":
-        options = [[likelihood_option(choice) for choice in question.choices] for question in questions]
-    else:
-        chat = bool(getattr(tokenizer, "chat_template", None))
-        options = [letter_options(len(question.choices), chat) for question in questions]
+    options = [answer_texts(context, tokenizer, question) for question in questions]
     return score_options(
         resident.model,
         tokenizer,

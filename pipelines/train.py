@@ -22,6 +22,7 @@ from pipelines.models import Resident
 from pipelines.prompts import likelihood_option, likelihood_prompt
 from pipelines.questions import QuestionSet, load_questions
 from pipelines.routing import encode_batches, router_folder
+from pipelines.runs import WITHOUT_KL
 from pipelines.scoring import tuned_noise
 from pipelines.settings import Settings
 from pipelines.spec import DataSource, FineTuning, Spec, Training
@@ -164,7 +165,8 @@ def _parts(context: Context, dtype: str) -> list[tuple[str, Callable[[], Log]]]:
         parts.append(("map", lambda: ensure_map_routers(context, resident, tuned, DTYPES[dtype])))
     if spec.routers.train is not None:
         for method in trainable(spec):
-            for control in ("none", "beta-zero") if "beta-zero" in spec.controls else ("none",):
+            free = "beta-zero" in spec.controls and method not in WITHOUT_KL
+            for control in ("none", "beta-zero") if free else ("none",):
                 folder = router_folder(context, method, control)
                 assert folder is not None
 

@@ -8,7 +8,7 @@ cost more than their MACs (``benchmarks/router_overhead.py`` measures it).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,16 @@ _MEMBERS, _RANK = 4, 8
 
 @dataclass(frozen=True)
 class HeadSize:
-    """Sizes that decide the cost of one head: hidden H, experts E, trunk D, samples S, rank r, members M."""
+    """Sizes that decide the cost of one head: hidden H, experts E, trunk D, samples S, rank r, members M.
+
+    ``mean_width`` is what the residual mean reads: D numbers of a shared trunk, or the H of the router's input.
+    """
 
     hidden: int
     experts: int
     trunk: int
     samples: int
+    mean_width: int
     rank: int = _RANK
     members: int = _MEMBERS
 
@@ -59,12 +63,12 @@ _COSTS: dict[str, tuple[Callable[[HeadSize], int], Callable[[HeadSize], int]]] =
     "der": (lambda s: s.members * s.weight, lambda s: s.members * s.weight),
     "laplace": (lambda s: s.weight, lambda s: s.weight + s.samples * s.weight),
     "mfvr": (
-        lambda s: s.weight + s.trunk * (s.hidden + s.experts),
-        lambda s: s.weight + s.trunk * (s.hidden + s.experts) + s.samples * s.experts,
+        lambda s: s.mean_width * s.experts + s.trunk * (s.hidden + s.experts),
+        lambda s: s.mean_width * s.experts + s.trunk * (s.hidden + s.experts) + s.samples * s.experts,
     ),
     "fcvr": (
-        lambda s: s.trunk * (s.hidden + s.experts + s.triangle),
-        lambda s: s.trunk * (s.hidden + s.experts + s.triangle) + s.samples * s.experts**2,
+        lambda s: s.mean_width * s.experts + s.trunk * (s.hidden + s.triangle),
+        lambda s: s.mean_width * s.experts + s.trunk * (s.hidden + s.triangle) + s.samples * s.experts**2,
     ),
     "fcvr-lowrank": (_low_rank, lambda s: _low_rank(s) + s.samples * s.experts * (s.rank + 1)),
     "vtsr": (lambda s: s.trunk * (s.hidden + 2) + 1, lambda s: s.trunk * (s.hidden + 1) + s.experts),
@@ -78,14 +82,16 @@ _SNAPSHOT_RANK = 10
 
 
 def head_size(
-    config: Any, samples: int = 35, trunk_width: int | None = None, method: str = "fcvr", **sizes: int
+    config: Any, samples: int = 35, method: str = "fcvr", options: Mapping[str, Any] | None = None
 ) -> HeadSize:
-    """Sizes of a head of ``method`` on the model of a Hugging Face ``config``, its default trunk unless given."""
+    """Sizes of a head of ``method`` on the model of a Hugging Face ``config``: its ``options``, else defaults."""
     model = skeleton_from_config(config)
     hidden, experts = model.hidden_size, model.n_experts
-    trunk = trunk_width or max(hidden // _TRUNK.get(method, 4), 1)
-    rank = _SNAPSHOT_RANK if method == "swagr" else min(_RANK, experts)
-    return HeadSize(hidden, experts, trunk, samples, **{"rank": rank, **sizes})
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    trunk = given.get("trunk_width", max(hidden // _TRUNK.get(method, 4), 1))
+    shared = given.get("trunk", "separate" if method == "mfvr" else "shared") == "shared"
+    rank = given.get("rank", _SNAPSHOT_RANK if method == "swagr" else min(_RANK, experts))
+    return HeadSize(hidden, experts, trunk, samples, trunk if shared else hidden, rank, given.get("members", _MEMBERS))
 
 
 def extra_parameters(method: str, size: HeadSize) -> int:
@@ -118,9 +124,10 @@ def predictive_ratio(
     method: str,
     layers: list[int],
     samples: int = 35,
-    prompt: int = 1,
-    answers: int = 0,
+    prompt: float = 1,
+    answers: float = 0,
     positions: str = "all",
+    options: Mapping[str, Any] | None = None,
 ) -> float:
     """MACs of answering a question under the predictive estimator ÷ the deterministic model's.
 
@@ -131,13 +138,13 @@ def predictive_ratio(
     first, answered = min(layers), 1 + answers
     macs = layer_macs(config)
     below, above = sum(macs[:first]), sum(macs[first:])
-    draw = len(layers) * extra_macs(method, head_size(config, samples=1, method=method))
+    draw = len(layers) * extra_macs(method, head_size(config, 1, method, options))
     head = skeleton_from_config(config).head_macs
     native = (prompt + answers) * (below + above) + answered * head
     if positions == "all":
         found = (prompt + answers) * (below + samples * (above + draw)) + samples * answered * head
     else:
-        average = len(layers) * extra_macs(method, head_size(config, samples=samples, method=method))
+        average = len(layers) * extra_macs(method, head_size(config, samples, method, options))
         found = (prompt - 1) * (below + above + average) + answered * (below + samples * (above + draw + head))
     return found / native
 

@@ -17,7 +17,8 @@ from pipelines.settings import load_settings
 def reproduce(
     suite: Annotated[str, typer.Argument(help="Name of a suite: thesis.")] = "thesis",
     model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "smollm2-moe",
-    quick: Annotated[bool, typer.Option("--quick", help="The short form, with shipped weights.")] = False,
+    form: Annotated[str, typer.Option(help="quick, laptop or full: how much is computed.")] = "full",
+    quick: Annotated[bool, typer.Option("--quick", help="The same as --form quick: shipped weights, minutes.")] = False,
     sets: Annotated[str, typer.Option(help="Question sets, comma-separated; all that are there if left out.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder with the Parquet files of the question sets.")] = None,
     questions: Annotated[int | None, typer.Option(min=10, help="At most this many questions per set.")] = None,
@@ -32,7 +33,7 @@ def reproduce(
     from pipelines.thesis.reproduce import write_document
 
     settings = replace(load_settings(), device=device)
-    form = "quick" if quick else "full"
+    form = "quick" if quick else form
     chosen, experiments = ([name.strip() for name in text.split(",") if name.strip()] for text in (sets, only))
     ids = run(
         suite,

@@ -1,7 +1,7 @@
 """What a run costs beside the deterministic model on the same base, formula and clock: table ``efficiency``.
 
-Times and memory are ratios taken in turn within one step, so that a busy machine moves both sides; they are the only
-numbers here that another machine, or another run, would not repeat.
+Times are processor time on a CPU, which waiting for a busy machine does not add to, and wall-clock time on a GPU. Both
+sides are taken in turn within one step; they are the only numbers here that another machine would not repeat.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from pipelines.context import Context, columns
-from pipelines.routing import encode_batches
+from pipelines.routing import encode_batches, prompt_of
 from pipelines.runs import RunPlan
+from pipelines.scoring import answer_texts
 from pipelines.stages import Batch, Columns
 from vmoer.cost import counted_flops, decode_seconds, peak_bytes, prefill_seconds
 from vmoer.efficiency import extra_macs, extra_parameters, head_size, model_macs, predictive_ratio
@@ -25,7 +26,7 @@ from vmoer.handle import evaluation
 TABLES = ("efficiency",)
 
 QUESTIONS = 8
-ROUNDS = 5
+ROUNDS = 3
 DECODED = 8
 
 
@@ -41,7 +42,7 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
     resident = context.resident
     handle = resident.applied(context, run).handle
     prompts = encode_batches(context, resident, QUESTIONS, context.in_distribution.name)[0]
-    rows = _formulas(context, run)
+    rows = _formulas(context, run, handle.head(handle.layers[0]).options())
     predictive = run.estimator == "predictive"
     sampled: Any = (lambda: handle.one_draw()) if predictive else nullcontext
     passes = run.samples if predictive else 1
@@ -64,23 +65,25 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
                     measured[name].append((clock(resident.model, prompts) * passes, plain))
     for name, pairs in measured.items():
         ours, plain = (statistics.median(side) for side in zip(*pairs, strict=True))
-        rows.append(_row(name, ours, plain, "seconds"))
+        rows.append(_row(name, ours, plain, "processor seconds" if resident.device_name == "cpu" else "seconds"))
     return {"efficiency": columns(rows)}
 
 
-def _formulas(context: Context, run: RunPlan) -> list[dict[str, Any]]:
-    """Analytic MACs per token and parameters; nothing for a method without a cost formula."""
+def _formulas(context: Context, run: RunPlan, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Analytic MACs per token and parameters of heads with these options; nothing for a method without a formula."""
     resident = context.resident
     layers = resident.layers_of(context, run.method)
     config, samples = resident.model.config, run.samples
     try:
+        size = head_size(config, samples, run.method, options)
         if run.estimator == "predictive":
-            total = model_macs(config) * predictive_ratio(config, run.method, layers, samples)
-        else:
-            total = model_macs(config) + len(layers) * extra_macs(
-                run.method, head_size(config, samples, method=run.method)
+            prompt, answers = _lengths(context)
+            total = model_macs(config) * predictive_ratio(
+                config, run.method, layers, samples, prompt, answers, context.spec.predictive_positions, options
             )
-        parameters = len(layers) * extra_parameters(run.method, head_size(config, samples, method=run.method))
+        else:
+            total = model_macs(config) + len(layers) * extra_macs(run.method, size)
+        parameters = len(layers) * extra_parameters(run.method, size)
     except (UnknownNameError, AttributeError):  # no formula for this method, or sizes under other names
         return []
     return [
@@ -89,6 +92,18 @@ def _formulas(context: Context, run: RunPlan) -> list[dict[str, Any]]:
             "parameters", resident.identity["n_parameters"] + parameters, resident.identity["n_parameters"], "weights"
         ),
     ]
+
+
+def _lengths(context: Context) -> tuple[float, float]:
+    """Mean tokens of a prompt, and of its options that are run after it, over the first ID questions."""
+    tokenizer = context.resident.tokenizer
+    prompts = answers = 0
+    questions = context.in_distribution.questions[:QUESTIONS]
+    for question in questions:
+        options = answer_texts(context, tokenizer, question)
+        prompts += len(tokenizer(prompt_of(context, tokenizer, question))["input_ids"])
+        answers += sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) - 1 for text in options)
+    return prompts / len(questions), answers / len(questions)
 
 
 def _decode(model: Any, prompts: Mapping[str, torch.Tensor]) -> float:

@@ -116,6 +116,8 @@ def plan(
     ``questions`` lowers the number of questions per set; on a model of few ``moe_layers`` a choice of n layers takes
     half of them at most. ``only`` names the experiments to run. The name of a spec says which form it belongs to.
     """
+    if form_name not in suite.forms:
+        raise SpecError(f"no form {form_name!r} in suite {suite.suite}; there are {', '.join(suite.forms)}")
     form = suite.forms[form_name]
     unknown = [experiment for experiment in only if experiment not in form.experiments]
     if unknown:
@@ -135,7 +137,8 @@ def plan(
             limits = {**form.limits, **values.pop("limits", {})}
             values["methods"], gone = _available(values["methods"], model, form)
             said += [sentence for sentence in gone if sentence not in said]
-            values |= _training(form.training, values.pop("training", {}), suite.sets[name], limits, seed)
+            trained = _training(form.training, values.pop("training", {}), suite.sets[name], limits, seed)
+            values |= {part: {**values.get(part, {}), **made} for part, made in trained.items()}
             values["name"] = f"{suite.suite}-{form_name}.{experiment}.{name}"
             values["model"] = model
             values["data"] = _data(suite.sets[name], limits, questions, "ood" in values["stages"])

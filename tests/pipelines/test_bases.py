@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipelines.bases import check_same_base
 from pipelines.context import Context
 from pipelines.errors import PipelineError
 from pipelines.manifests import existing
+from pipelines.runs import WITHOUT_KL, WITHOUT_PARAMETERS
 from pipelines.spec import Spec, parse_spec
 from store.archive import read_archive, write_archive
 from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
 from store.reader import open_store
 from store.verify import verify
 from tests.pipelines.support import settings, vmoer
+from vmoer.routers import RouterShape, routers
 
 TRAIN = {
     "data": {"name": "worldfacts", "split": "train", "limit": 24},
@@ -219,3 +222,17 @@ def test_unfinished_runs_are_not_archived(computed: Path, tmp_path: Path) -> Non
     file.write_text(file.read_text().replace('"status": "finished"', '"status": "failed"'))
     with pytest.raises(InvalidDataError, match="is failed; only finished runs are archived"):
         write_archive(home, [run_id], tmp_path / "out.zip", _made(tmp_path / "scratch"), {})
+
+
+def test_methods_without_kl_or_parameters_are_those_of_the_registry() -> None:
+    shape = RouterShape(hidden_size=8, n_experts=4, top_k=2)
+    native = torch.nn.Linear(8, 4, bias=False)
+    without, fixed = set(), set()
+    for method in set(routers.names()) - {"deterministic"}:
+        head = routers.get(method)(shape, generator=torch.Generator().manual_seed(0))
+        head.bind(native)
+        hidden = torch.ones(3, 8)
+        without |= {method} if head.posterior(hidden, native(hidden)).kl() is None else set()
+        fixed |= set() if head.trainable else {method}
+    assert without == set(WITHOUT_KL)
+    assert fixed == set(WITHOUT_PARAMETERS)

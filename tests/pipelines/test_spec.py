@@ -167,6 +167,13 @@ def test_runs_begin_with_the_baseline_and_carry_both_controls() -> None:
     assert len({run.run_id for run in runs}) == 6
 
 
+def test_a_head_control_that_would_repeat_a_row_is_left_out() -> None:
+    given = spec(methods=["temperature", "mcdr", "vtsr"], controls=["untrained", "beta-zero"]).runs()
+    found = {(run.method, run.control) for run in given if not run.deterministic}
+    none = {(name, "none") for name in ("temperature", "mcdr", "vtsr")}
+    assert found == none | {("mcdr", "untrained"), ("vtsr", "untrained"), ("vtsr", "beta-zero")}
+
+
 def test_the_closed_form_takes_no_samples() -> None:
     runs = spec(methods=["fcvr"], estimators=["closed-form"], controls=[]).runs()
     assert [(run.estimator, run.samples) for run in runs] == [("none", 1), ("closed-form", 1)]

@@ -27,8 +27,9 @@ GRANITE_3B = GraniteMoeConfig(
 def test_granite_3b_figures():
     assert efficiency.model_macs(GRANITE_3B) == pytest.approx(883e6, rel=1e-3)
     size = efficiency.head_size(GRANITE_3B)
+    diagonal = efficiency.head_size(GRANITE_3B, method="mfvr")
     assert efficiency.extra_macs("fcvr", size) == pytest.approx(0.976e6, rel=1e-3)
-    assert efficiency.extra_macs("mfvr", size) == pytest.approx(0.668e6, rel=1e-3)
+    assert efficiency.extra_macs("mfvr", diagonal) == pytest.approx(0.668e6, rel=1e-3)
     for layers, percent in ((5, 0.55), (10, 1.11), (32, 3.54)):
         assert 100 * efficiency.extra_share(GRANITE_3B, "fcvr", layers) == pytest.approx(percent, abs=0.006)
     assert 100 * efficiency.extra_share(GRANITE_3B, "mfvr", 10) == pytest.approx(0.76, abs=0.006)
@@ -45,6 +46,26 @@ def test_parameters_are_those_of_the_router(method):
     with bayesianize(model, method) as handle:
         expected = sum(parameter.numel() for parameter in handle.head(0).parameters())
     assert efficiency.extra_parameters(method, efficiency.head_size(model.config, method=method)) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("fcvr", {"trunk_width": 3, "trunk": "separate"}),
+        ("mfvr", {"trunk_width": 3, "trunk": "shared"}),
+        ("fcvr-lowrank", {"rank": 2, "trunk_width": 5}),
+        ("der", {"members": 7}),
+        ("vtsr", {"trunk_width": 3}),
+    ],
+)
+def test_options_of_a_head_count(method, options):
+    model = tiny_model()
+    with bayesianize(model, method, **options) as handle:
+        head = handle.head(0)
+        expected = sum(parameter.numel() for parameter in head.parameters())
+        size = efficiency.head_size(model.config, method=method, options=head.options())
+    assert efficiency.extra_parameters(method, size) == expected
+    assert size != efficiency.head_size(model.config, method=method)
 
 
 @pytest.mark.parametrize("family", ["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"])
