@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipelines.thesis.cells import Section, cell, difference_text, interval_text, run_label
 from pipelines.thesis.results import Results
+from pipelines.thesis.search import PREFIX
 
 #: metric → heading, in the order of the columns of table E2
 CALIBRATION = {
@@ -30,6 +31,8 @@ SCORES = (
     "prompt_length",
 )
 
+#: accuracy of guessing; nearly every question of the suite has four options
+CHANCE = 0.25
 #: experiments on the questions of ``main``, with more rows
 _BESIDE = ("ladder", "controls")
 _SAME = ("questions", "method", "estimator", "control")
@@ -71,7 +74,8 @@ def stability_section(results: Results) -> Section:
 def calibration_section(results: Results) -> Section:
     """E2: every calibration metric of each run, with paired differences."""
     rows = []
-    for part in ("main", *_BESIDE, "predictive"):
+    searched = [part for part in sorted(results.runs["part"].unique()) if part.startswith(PREFIX)]
+    for part in ("main", *_BESIDE, "predictive", "closed-form", *searched):
         for _, run in _fresh(results, part):
             inside = results.datasets(run, "in-distribution")[0]
             values = {metric: results.value(run["run_id"], inside, metric) for metric in CALIBRATION}
@@ -86,7 +90,7 @@ def calibration_section(results: Results) -> Section:
             rows.append(
                 [
                     run["questions"],
-                    run_label(run),
+                    run_label(run) + (f", {part}" if part in searched else ""),
                     *shown,
                     *map(difference_text, pairs),
                     str(int(values["accuracy"]["n"])),
@@ -97,6 +101,33 @@ def calibration_section(results: Results) -> Section:
         "`scaled` is after one temperature fitted on the validation questions, the baseline to beat. Differences are "
         "paired against the deterministic row with pretrained routers; for ECE, NLL and Brier lower is better.",
         ("questions", "run", *CALIBRATION.values(), "Δ ECE", "Δ NLL", "Δ NLL, scaled", "n"),
+        rows,
+    )
+
+
+def letter_section(results: Results) -> Section:
+    """Whether the model can answer by the letter of an option at all."""
+    rows = []
+    for _, run in results.of("letter").iterrows():
+        inside = results.datasets(run, "in-distribution")[0]
+        accuracy, ece = (results.value(run["run_id"], inside, metric) for metric in ("accuracy", "ece"))
+        if accuracy is None:
+            continue
+        ends = interval_text(accuracy["ci_low"], accuracy["ci_high"])
+        can = "yes" if accuracy["ci_low"] > CHANCE else "no"
+        shown = [
+            cell(accuracy["value"]),
+            ends,
+            cell(None if ece is None else ece["value"]),
+            str(int(accuracy["n"])),
+            can,
+        ]
+        rows.append([run["questions"], run_label(run), *shown])
+    return Section(
+        "E2 Letter scoring",
+        "Options listed in the prompt, their letters scored. A model *can* do it where the interval of its accuracy is "
+        f"above {CHANCE}, chance among four options; everything else here scores the options' own words.",
+        ("questions", "run", "accuracy", "95 % interval", "ECE", "n", "can"),
         rows,
     )
 
@@ -137,6 +168,55 @@ def ood_section(results: Results) -> Section:
     )
 
 
+def leverage_section(results: Results) -> Section:
+    """What random routing costs, layer by layer."""
+    rows = []
+    for _, run in results.of("main").iterrows():
+        mine = results.leverage[results.leverage["run_id"] == run["run_id"]]
+        for _, row in mine.iterrows():
+            ends = ("accuracy_change", "accuracy_ci_low", "accuracy_ci_high", "nll_change", "nll_ci_low", "nll_ci_high")
+            accuracy, low, high, nll, nll_low, nll_high = (row[name] for name in ends)
+            rows.append(
+                [
+                    run["questions"],
+                    run_label(run),
+                    row["intervention"],
+                    str(row["layer"]) if row["scope"] == "layer" else str(row["scope"]),
+                    f"{accuracy:+.3f} ({interval_text(low, high)})",
+                    f"{nll:+.3f} ({interval_text(nll_low, nll_high)})",
+                    str(row["n"]),
+                ]
+            )
+    return Section(
+        "Routing leverage",
+        "What it costs to route a layer at random (`random-routing`, equal weights, mean over draws) or to leave its "
+        "experts out (`zero-block`): no posterior over routing can matter more than this.",
+        ("questions", "run", "intervention", "layer", "Δ accuracy", "Δ NLL", "n"),
+        rows,
+    )
+
+
+def temperature_section(results: Results) -> Section:
+    """Whether a learned temperature collapses or runs away, seed by seed."""
+    rows = []
+    parts = [part for part in sorted(results.runs["part"].unique()) if part.startswith("vtsr-seed-")]
+    for part in ["main", *parts] if parts else []:
+        runs = results.of(part)
+        for _, run in runs[(runs["method"] == "vtsr") & (runs["estimator"] == "predictive")].iterrows():
+            mine = results.temperatures[results.temperatures["run_id"] == run["run_id"]]
+            seed = "0" if part == "main" else part.rpartition("-")[2]
+            for _, row in mine.iterrows():
+                values = [cell(row[name]) for name in ("first", "last", "least", "most")]
+                rows.append([run["questions"], seed, str(row["layer"]), *values, str(row["steps"])])
+    return Section(
+        "E6 Temperature of `vtsr` over seeds",
+        "Mean over the real tokens of a batch, at every training step (T₀ = 1). The router itself bounds T to e⁻⁴ … "
+        "e⁴; *collapse* would be a T near 0, *explosion* one that grows to the end.",
+        ("questions", "training seed", "layer", "T at the first step", "at the last", "least", "most", "steps"),
+        rows,
+    )
+
+
 def variant_sections(results: Results) -> list[Section]:
     """E4 and E6: the same row under other layers and other seeds."""
     made = []
@@ -172,50 +252,17 @@ def variant_sections(results: Results) -> list[Section]:
     return made
 
 
-def search_section(results: Results) -> Section:
-    """Trained posteriors against everything they have to beat, one row per opponent."""
-    rows = []
-    for part in [part for part in sorted(results.runs["part"].unique()) if part.startswith("search-")]:
-        for questions in sorted(results.of(part)["questions"].unique()):
-            runs = results.of(part, questions)
-            for _, run in runs[(runs["method"] != "deterministic") & (runs["control"] == "none")].iterrows():
-                others = runs[(runs["run_id"] != run["run_id"]) & runs["method"].isin(["deterministic", run["method"]])]
-                for _, other in others.iterrows():
-                    inside = results.datasets(run, "in-distribution")[0]
-                    pairs = [
-                        results.difference(run["run_id"], other["run_id"], inside, metric)
-                        for metric in ("ece", "nll", "ece_ts", "nll_ts")
-                    ]
-                    if pairs[0] is None:
-                        continue
-                    won = [
-                        name
-                        for name, place in (("as it comes", 0), ("scaled", 2))
-                        if all(map(_better, pairs[place : place + 2]))
-                    ]
-                    cells = [*map(difference_text, pairs), str(int(pairs[0]["n"])), " and ".join(won) or "no"]
-                    rows.append([questions, part.removeprefix("search-"), run_label(other), *cells])
-    return Section(
-        "Search for a posterior that learns",
-        "`fcvr`, answers averaged over routing samples, trained on the choice among the options; σ tuned on validation "
-        "NLL. Each row is the paired difference to one opponent, lower is better; *better* means that ECE **and** NLL "
-        "improve with intervals that leave out zero, as it comes or both after temperature scaling. A configuration "
-        "counts only if it beats pretrained routers (scaled too) and every control.",
-        ("questions", "configuration", "against", "Δ ECE", "Δ NLL", "Δ ECE, scaled", "Δ NLL, scaled", "n", "better"),
-        rows,
-    )
-
-
-def _better(row: pd.Series | None) -> bool:
-    return row is not None and not pd.isna(row["ci_high"]) and float(row["ci_high"]) < 0
-
-
 def _fresh(results: Results, part: str) -> Iterator[tuple[Any, pd.Series]]:
-    """The runs of an experiment; of those that ask the questions of ``main`` only the rows they add."""
+    """The runs of an experiment; of those that ask the questions of ``main`` only the rows they add.
+
+    A search repeats the deterministic rows under layers and training that do not touch them.
+    """
     shown = set()
-    if part in _BESIDE:
+    if part in _BESIDE or part == "closed-form":
         shown = {tuple(row) for row in results.of("main")[[*_SAME]].itertuples(index=False)}
     for place, run in results.of(part).iterrows():
+        if part.startswith(PREFIX) and run["method"] == "deterministic":
+            continue
         if tuple(run[name] for name in _SAME) not in shown:
             yield place, run
 
@@ -235,9 +282,11 @@ def cost_section(results: Results) -> Section:
             rows.append([run["questions"], run_label(run), row["quantity"], *values, row["unit"]])
     return Section(
         "E5 Cost",
-        "Beside the deterministic model on the same base. MACs from formulas, FLOPs counted with experts run one by "
-        "one; seconds and bytes are measured in turn within one step, on the machine and under the load of that "
-        "moment: read the ratio.",
+        "Beside the deterministic model on the same base. MACs from formulas (of the `predictive` estimator: of "
+        "answering a question), FLOPs counted with experts run one by one; seconds (of the processor, unless the unit "
+        "says otherwise) and bytes are measured in turn within one step: read the ratio. FLOPs and seconds of "
+        "`predictive` are those of one sampled pass times the samples, which is too much where layers below the first "
+        "router run once.",
         ("questions", "run", "quantity", "value", "deterministic", "ratio", "unit"),
         rows,
     )

@@ -11,26 +11,39 @@ from pipelines.thesis.claims import CLAIMS, FLOPS, overall
 from pipelines.thesis.evidence import (
     calibration_section,
     cost_section,
+    letter_section,
+    leverage_section,
     ood_section,
-    search_section,
     stability_section,
+    temperature_section,
     variant_sections,
 )
 from pipelines.thesis.results import Finding, Results
+from pipelines.thesis.search import SETS_NEEDED, Duel, duels, outcome, search_section
 from store.export import latex_text
+
+#: in the order of the table
+VERDICTS = ("inverted", "not reproduced", "reproduced", "not computed")
+SEARCHED = (
+    "constructive: a trained routing posterior whose averaged answers have better ECE and NLL than pretrained routers, "
+    f"temperature scaling and every control, on {SETS_NEEDED} sets"
+)
 
 
 def sections(results: Results) -> list[Section]:
     """Everything the document says, in order; an experiment that was not run says so."""
-    findings = results.findings()
+    findings, found = results.findings(), duels(results)
     return [
-        _headlines(results, findings),
+        headlines(results, findings, found),
         _verdicts(findings),
         stability_section(results),
         calibration_section(results),
+        letter_section(results),
         ood_section(results),
         *variant_sections(results),
-        search_section(results),
+        temperature_section(results),
+        search_section(found),
+        leverage_section(results),
         cost_section(results),
     ]
 
@@ -86,7 +99,8 @@ def _preamble(results: Results) -> Iterator[str]:
     )
 
 
-def _headlines(results: Results, findings: list[Finding]) -> Section:
+def headlines(results: Results, findings: list[Finding], found: list[Duel]) -> Section:
+    """One row per claim, those that do not hold first; last, whether the search found what would."""
     rows = []
     for claim in CLAIMS:
         mine = [finding for finding in findings if finding.claim is claim]
@@ -103,11 +117,16 @@ def _headlines(results: Results, findings: list[Finding]) -> Section:
     ]
     shown = ", ".join(sorted({f"{100 * share:.2f} %" for share, _ in shares}))
     rows.append([FLOPS.text, overall(word for _, word in shares) or "not computed", shown or "no count in this form"])
+    rows.sort(key=lambda row: VERDICTS.index(row[1]))
+    searched = outcome(found)
+    if searched is not None:
+        rows.append([SEARCHED, *searched])
     return Section(
         "Verdicts",
         "For `fcvr` with the in-router estimator against the same model with pretrained routers. *Reproduced*: the "
         "paired interval leaves out zero on the claimed side and reaches the claimed size, on every comparison; "
-        "*inverted*: it leaves out zero on the other side, on every comparison; anything else is *not reproduced*.",
+        "*inverted*: it leaves out zero on the other side, on every comparison; anything else is *not reproduced*. "
+        "What disagrees with the paper comes first.",
         ("claim", "verdict", "comparisons"),
         rows,
     )

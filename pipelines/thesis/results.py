@@ -50,6 +50,11 @@ class Results:
             "SELECT run_id, mode, gamma, sum(jaccard * n) / sum(n) AS jaccard, count(*) AS questions "
             "FROM stability_examples GROUP BY ALL ORDER BY ALL"
         )
+        self.temperatures = store.query(
+            "SELECT run_id, layer, arg_min(value, step) AS first, arg_max(value, step) AS last, min(value) AS least, "
+            "max(value) AS most, count(*) AS steps FROM training_log WHERE quantity = 'temperature' "
+            "GROUP BY ALL ORDER BY ALL"
+        )
         self.leverage = store.query("SELECT * FROM layer_leverage ORDER BY ALL")
 
     def of(self, part: str, questions: str | None = None) -> pd.DataFrame:

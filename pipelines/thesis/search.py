@@ -1,0 +1,106 @@
+"""The search for a routing posterior that learns something: each configuration against all that it has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from pipelines.thesis.cells import Section, difference_text, run_label
+from pipelines.thesis.results import Results
+
+PREFIX = "search-"
+#: (ECE, NLL) as answered, and after one temperature fitted on the validation questions
+_KINDS = {"as it comes": ("ece", "nll"), "scaled": ("ece_ts", "nll_ts")}
+#: what each configuration must beat besides pretrained routers
+_CONTROLS = ("untrained", "non-routing-noise", "moe-noise")
+#: question sets on which a configuration has to hold
+SETS_NEEDED = 2
+
+
+@dataclass(frozen=True)
+class Duel:
+    """One configuration against one opponent on one question set; ``won`` names the kinds in which it is better."""
+
+    questions: str
+    configuration: str
+    opponent: pd.Series
+    pairs: list[pd.Series | None]
+    won: tuple[str, ...]
+
+
+def duels(results: Results) -> list[Duel]:
+    """Every paired comparison of a configuration with a deterministic row or a control of its own."""
+    found = []
+    for part in sorted(part for part in results.runs["part"].unique() if part.startswith(PREFIX)):
+        for questions in sorted(results.of(part)["questions"].unique()):
+            runs = results.of(part, questions)
+            for _, run in runs[(runs["method"] != "deterministic") & (runs["control"] == "none")].iterrows():
+                inside = results.datasets(run, "in-distribution")[0]
+                others = runs[(runs["run_id"] != run["run_id"]) & runs["method"].isin(["deterministic", run["method"]])]
+                for _, other in others.iterrows():
+                    rows = {
+                        metric: results.difference(run["run_id"], other["run_id"], inside, metric)
+                        for metrics in _KINDS.values()
+                        for metric in metrics
+                    }
+                    if rows["ece"] is None:
+                        continue
+                    won = tuple(kind for kind, pair in _KINDS.items() if all(_better(rows[metric]) for metric in pair))
+                    found.append(Duel(questions, part.removeprefix(PREFIX), other, list(rows.values()), won))
+    return found
+
+
+def holds(mine: Iterable[Duel]) -> bool:
+    """Whether a configuration counts on a set: it beats pretrained routers as it comes and scaled, and each control."""
+    won = {str(one.opponent["control"]): one.won for one in mine if _matters(one.opponent)}
+    return len(won.get("none", ())) == len(_KINDS) and all(won.get(control) for control in _CONTROLS)
+
+
+def outcome(found: list[Duel]) -> tuple[str, str] | None:
+    """``(verdict, how each configuration fared)``; ``None`` when nothing was searched."""
+    if not found:
+        return None
+    told, best = [], 0
+    for configuration in sorted({one.configuration for one in found}):
+        mine = [one for one in found if one.configuration == configuration]
+        sets = sorted({one.questions for one in mine})
+        held = [name for name in sets if holds(one for one in mine if one.questions == name)]
+        told.append(f"{configuration} on {len(held)} of {len(sets)} {'set' if len(sets) == 1 else 'sets'}")
+        best = max(best, len(held))
+    return ("found" if best >= SETS_NEEDED else "not found"), ", ".join(told)
+
+
+def search_section(found: list[Duel]) -> Section:
+    """Trained posteriors against everything they have to beat, one row per opponent."""
+    rows = [
+        [
+            one.questions,
+            one.configuration,
+            run_label(one.opponent),
+            *map(difference_text, one.pairs),
+            str(int(one.pairs[0]["n"])) if one.pairs[0] is not None else "–",
+            " and ".join(one.won) or "no",
+        ]
+        for one in found
+    ]
+    return Section(
+        "Search for a posterior that learns",
+        "`fcvr`, answers averaged over routing samples, trained on the choice among the options; σ tuned on validation "
+        "NLL. Each row is the paired difference to one opponent, lower is better; *better* means that ECE **and** NLL "
+        "improve with intervals that leave out zero, as it comes or both after temperature scaling. A configuration "
+        "counts on a set if it beats pretrained routers both ways, and each control (untrained heads, the two noises) "
+        f"in one of them; it is *found* if it counts on {SETS_NEEDED} sets.",
+        ("questions", "configuration", "against", "Δ ECE", "Δ NLL", "Δ ECE, scaled", "Δ NLL, scaled", "n", "better"),
+        rows,
+    )
+
+
+def _matters(opponent: pd.Series) -> bool:
+    """The base itself, or a control of the configuration's own; other deterministic rows are shown only."""
+    return bool(opponent["method"] != "deterministic" or opponent["control"] == "none")
+
+
+def _better(row: pd.Series | None) -> bool:
+    return row is not None and not pd.isna(row["ci_high"]) and float(row["ci_high"]) < 0
