@@ -73,6 +73,7 @@ COMMANDS: dict[tuple[str, str], str] = {
     ("noise-floor", "prompts"): "path",
     ("reproduce", "data"): "path",
     ("reproduce", "device"): "name",
+    ("reproduce", "form"): "name",
     ("reproduce", "model"): "path",
     ("reproduce", "only"): "name",
     ("reproduce", "output"): "path",

@@ -11,6 +11,7 @@ from pipelines.errors import SpecError
 from pipelines.settings import Settings
 from pipelines.thesis.claims import CLAIMS, Change, flops_verdict, overall, relative_change, verdict
 from pipelines.thesis.results import Results
+from pipelines.thesis.search import Duel, holds, outcome
 from pipelines.thesis.suite import load_suite, plan, present_sets
 
 
@@ -135,6 +136,28 @@ def test_summaries_become_verdicts(differences: dict[str, tuple[float, float, fl
     assert found[1].value == pytest.approx(0.25 + differences["calibration"][0])
 
 
+def against(control: str, *won: str, questions: str = "sciq", method: str = "fcvr") -> Duel:
+    return Duel(questions, "averaged", pd.Series({"method": method, "control": control}), [], won)
+
+
+def test_a_configuration_has_to_beat_everything_on_two_sets() -> None:
+    base = against("none", "as it comes", "scaled", method="deterministic")
+    controls = [against(name, "scaled") for name in ("untrained", "non-routing-noise", "moe-noise")]
+    assert holds([base, *controls])
+    assert holds([base, *controls, against("map-routers", method="deterministic")])  # shown, not required
+    assert not holds([base, *controls[:2]])
+    assert not holds([base, *controls[:2], against("moe-noise")])
+    assert not holds([against("none", "scaled", method="deterministic"), *controls])
+    other = [
+        Duel("obqa", one.configuration, one.opponent, [], one.won if one is not controls[0] else ())
+        for one in (base, *controls)
+    ]
+    assert outcome([base, *controls, *other]) == ("not found", "averaged on 1 of 2 sets")
+    other = [Duel("obqa", one.configuration, one.opponent, [], one.won) for one in (base, *controls)]
+    assert outcome([base, *controls, *other]) == ("found", "averaged on 2 of 2 sets")
+    assert outcome([]) is None
+
+
 def test_absent_question_sets_are_said_and_left_out(tmp_path: Path) -> None:
     suite = load_suite("thesis", Settings())
     found, absent = present_sets(suite, None, tmp_path)
@@ -150,7 +173,7 @@ def test_absent_question_sets_are_said_and_left_out(tmp_path: Path) -> None:
 def test_forms_plan_main_first_and_share_what_is_trained() -> None:
     suite = load_suite("thesis", Settings())
     planned, _ = plan(suite, "quick", "worldfacts-moe", ["worldfacts"])
-    assert [item.experiment for item in planned] == ["main", "ladder", "predictive"]
+    assert [item.experiment for item in planned] == ["main", "ladder", "predictive", "letter"]
     assert planned[0].spec.name == "thesis-quick.main.worldfacts"
     assert planned[0].spec.data.id.limit == 100
     full, said = plan(suite, "full", "worldfacts-moe", ["worldfacts", "sciq"], questions=30)
@@ -165,6 +188,11 @@ def test_forms_plan_main_first_and_share_what_is_trained() -> None:
     assert training.routers.train is not None
     assert (sampling.routers.train.sampling_seed, training.routers.train.sampling_seed) == (0, 1)
     assert all("left out" in sentence for sentence in said)
+    with pytest.raises(SpecError, match="no form 'fast' in suite thesis; there are quick, laptop, full"):
+        plan(suite, "fast", "worldfacts-moe", ["worldfacts"])
+    small, _ = plan(suite, "laptop", "worldfacts-moe", ["worldfacts"])
+    assert small[0].spec.adapter is not None
+    assert (small[0].spec.adapter.rank, small[0].spec.adapter.train is not None) == (4, True)
 
 
 def test_tenths_split_a_set_without_overlap() -> None:

@@ -1,4 +1,4 @@
-"""The documents in ``docs/results`` are what the code makes of the archived runs, to the byte."""
+"""The documents in ``docs/results`` and their index are what the code makes of the archived runs, to the byte."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import pytest
 
 from pipelines.demo import ARCHIVES
 from pipelines.settings import Settings
+from pipelines.thesis.documents import INDEX, RESULTS, index
+from pipelines.thesis.report import VERDICTS
 from pipelines.thesis.reproduce import write_document
 from store.archive import MAX_BYTES, read_archive
+from store.reader import open_store
 from store.verify import verify
 
-DOCUMENTS = sorted((Path(__file__).parents[2] / "docs" / "results").glob("*.md"))
+DOCUMENTS = sorted(path for path in RESULTS.glob("*.md") if path.name != INDEX)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_archives_are_small_and_sound(home: Path) -> None:
     archives = list(ARCHIVES.glob("*.zip"))
     assert archives
-    assert sum(path.stat().st_size for path in archives) <= MAX_BYTES
+    assert all(path.stat().st_size <= MAX_BYTES for path in archives)
     assert verify(home) == []
 
 
@@ -36,6 +39,14 @@ def test_document_is_made_by_the_code(document: Path, home: Path, tmp_path: Path
     model, _, form = rest.rpartition("-")
     for made in write_document(suite, form, model, Settings(home=home), tmp_path):
         assert made.read_text() == (document.parent / made.name).read_text()
+
+
+def test_the_index_is_made_by_the_code(home: Path) -> None:
+    with open_store(home) as store:
+        text = index(store)
+    assert text == (RESULTS / INDEX).read_text()
+    words = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| ") and "](" in line]
+    assert words == sorted(words, key=[*VERDICTS, "found", "not found"].index)
 
 
 def test_there_is_a_document_per_archive() -> None:
