@@ -16,7 +16,7 @@ from pipelines.errors import PipelineError, SpecError
 from pipelines.manifests import existing
 from pipelines.routing import part_folder
 from pipelines.runs import RunPlan
-from pipelines.shipped import SHIPPED
+from pipelines.shipped import is_shipped, shipped_part
 from pipelines.spec import Adapter, MapRouters, resolve_path
 from vmoer.adapter import Adapter as ModelAdapter
 from vmoer.adapter import load_adapter
@@ -74,11 +74,12 @@ def map_folder(context: Context) -> Path | None:
 def _folder(context: Context, part: Adapter | MapRouters, name: str) -> Path:
     if part.train is not None:
         return part_folder(context, name)
-    if part.source != "shipped":
-        return resolve_path(str(part.source), context.folders)
-    folder = SHIPPED / context.spec.model / name
-    if not folder.is_dir():
-        raise SpecError(f"{name}: none is shipped for {context.spec.model}; give a folder or {{train: {{data: …}}}}")
+    source = str(part.source)
+    if not is_shipped(source):
+        return resolve_path(source, context.folders)
+    folder = shipped_part(context.spec.model, source, name)
+    if folder is None:
+        raise SpecError(f"{name}: none is {source} for {context.spec.model}; give a folder or {{train: {{data: …}}}}")
     return folder
 
 

@@ -14,7 +14,7 @@ from pipelines.context import Context, chunks
 from pipelines.errors import SpecError
 from pipelines.prompts import letter_prompt, likelihood_option, likelihood_prompt
 from pipelines.questions import Question
-from pipelines.shipped import shipped_folder
+from pipelines.shipped import is_shipped, shipped_part
 from pipelines.spec import resolve_path
 from store.layout import contained
 from vmoer.errors import CheckpointError
@@ -85,14 +85,14 @@ def router_folder(context: Context, method: str, control: str = "none") -> Path 
     if context.spec.routers.train is not None:
         return part_folder(context, name)
     source = str(context.spec.routers.source)
-    if source == "shipped":
-        folder = shipped_folder(context.spec.model, name)
-        if folder is None:
+    if is_shipped(source):
+        shipped = shipped_part(context.spec.model, source, name)
+        if shipped is None:
             raise SpecError(
-                f"routers: none are shipped for {name} on {context.spec.model}; give a folder, `untrained`, "
+                f"routers: none are {source} for {name} on {context.spec.model}; give a folder, `untrained`, "
                 "or {train: {data: …}}"
             )
-        return folder
+        return shipped
     folder = resolve_path(source, context.folders)
     nested = folder / name
     return nested if (nested / "routers.json").is_file() or control == "beta-zero" else folder

@@ -149,7 +149,7 @@ class Training(FineTuning):
 
 
 class Routers(_Part):
-    """Where router weights come from: ``shipped``, a folder, or training them first."""
+    """Where router weights come from: ``shipped``, ``shipped:<set>``, a folder, or training them first."""
 
     source: Text | None = None
     train: Training | None = None
@@ -162,7 +162,7 @@ class Routers(_Part):
 
 
 class MapRouters(_Part):
-    """The native routers fine-tuned with plain cross-entropy: ``shipped``, a folder, or training them first."""
+    """Native routers fine-tuned with plain cross-entropy: ``shipped``, ``shipped:<set>``, a folder, or {train: …}."""
 
     source: Text | None = None
     train: FineTuning | None = None
@@ -176,7 +176,7 @@ class MapRouters(_Part):
 
 
 class Adapter(_Part):
-    """A LoRA adapter on the attention projections: ``shipped``, a folder, or training it first."""
+    """A LoRA adapter on the attention projections: ``shipped``, ``shipped:<set>``, a folder, or training it first."""
 
     source: Text | None = None
     train: FineTuning | None = None

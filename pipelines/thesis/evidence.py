@@ -202,7 +202,7 @@ def temperature_section(results: Results) -> Section:
     parts = [part for part in sorted(results.runs["part"].unique()) if part.startswith("vtsr-seed-")]
     for part in ["main", *parts] if parts else []:
         runs = results.of(part)
-        for _, run in runs[(runs["method"] == "vtsr") & (runs["estimator"] == "predictive")].iterrows():
+        for _, run in runs[(runs["method"] == "vtsr") & (runs["estimator"] == "in-router")].iterrows():
             mine = results.temperatures[results.temperatures["run_id"] == run["run_id"]]
             seed = "0" if part == "main" else part.rpartition("-")[2]
             for _, row in mine.iterrows():

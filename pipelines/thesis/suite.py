@@ -25,6 +25,7 @@ _LEAN: dict[str, Any] = {
     "estimators": ["in-router", "predictive"],
     "controls": [],
     "stages": ["evaluate"],
+    "bootstrap": 1000,
 }
 #: a training seed is the Bayesian routers': what they stand on stays the same
 _SEED_OF = {"adapter": ("data_seed",), "map_routers": ("data_seed",), "routers": ("data_seed", "sampling_seed")}

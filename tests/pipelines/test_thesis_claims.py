@@ -173,7 +173,7 @@ def test_absent_question_sets_are_said_and_left_out(tmp_path: Path) -> None:
 def test_forms_plan_main_first_and_share_what_is_trained() -> None:
     suite = load_suite("thesis", Settings())
     planned, _ = plan(suite, "quick", "worldfacts-moe", ["worldfacts"])
-    assert [item.experiment for item in planned] == ["main", "ladder", "predictive", "letter"]
+    assert [item.experiment for item in planned] == ["main", "predictive"]
     assert planned[0].spec.name == "thesis-quick.main.worldfacts"
     assert planned[0].spec.data.id.limit == 100
     full, said = plan(suite, "full", "worldfacts-moe", ["worldfacts", "sciq"], questions=30)
