@@ -34,7 +34,7 @@ SCORES = (
 #: accuracy of guessing; nearly every question of the suite has four options
 CHANCE = 0.25
 #: experiments on the questions of ``main``, with more rows
-_BESIDE = ("ladder", "controls")
+_BESIDE = ("controls", "closed-form")
 _SAME = ("questions", "method", "estimator", "control")
 
 
@@ -75,7 +75,7 @@ def calibration_section(results: Results) -> Section:
     """E2: every calibration metric of each run, with paired differences."""
     rows = []
     searched = [part for part in sorted(results.runs["part"].unique()) if part.startswith(PREFIX)]
-    for part in ("main", *_BESIDE, "predictive", "closed-form", *searched):
+    for part in ("main", *_BESIDE, "predictive", *searched):
         for _, run in _fresh(results, part):
             inside = results.datasets(run, "in-distribution")[0]
             values = {metric: results.value(run["run_id"], inside, metric) for metric in CALIBRATION}
@@ -258,7 +258,7 @@ def _fresh(results: Results, part: str) -> Iterator[tuple[Any, pd.Series]]:
     A search repeats the deterministic rows under layers and training that do not touch them.
     """
     shown = set()
-    if part in _BESIDE or part == "closed-form":
+    if part in _BESIDE:
         shown = {tuple(row) for row in results.of("main")[[*_SAME]].itertuples(index=False)}
     for place, run in results.of(part).iterrows():
         if part.startswith(PREFIX) and run["method"] == "deterministic":
