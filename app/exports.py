@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -29,6 +30,17 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Section:
+    """One figure as a file holds it: what it says, its chart and card where it has them, and the numbers."""
+
+    title: str
+    note: str
+    chart: alt.TopLevelMixin | None
+    table: pd.DataFrame
+    card: Mapping[str, Any] | None = None
 
 
 def plain_json(value: Any) -> Any:

@@ -10,6 +10,7 @@ APP = Path(__file__).resolve().parent
 if str(APP.parent) not in sys.path:
     sys.path.insert(0, str(APP.parent))
 
+from app.components.pagefile import offer  # noqa: E402
 from app.components.states import broken  # noqa: E402
 from app.gate import require_login  # noqa: E402
 from pipelines.settings import load_settings  # noqa: E402
@@ -35,5 +36,6 @@ PAGES = [
 page = st.navigation(PAGES, position="top")
 try:
     page.run()
+    offer(page.url_path or "overview")
 except StoreError as error:
     broken(str(error))

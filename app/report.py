@@ -19,7 +19,7 @@ import pandas as pd
 
 from app import exports
 from app.components.format import MISSING
-from app.sections import Section
+from app.exports import Section
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1B2430; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -96,19 +96,23 @@ def slug(text: str) -> str:
 
 
 def bundle(sections: Sequence[Section], card: Mapping[str, Any]) -> bytes:
-    """A ZIP with each section's table (CSV, Parquet, JSON, LaTeX) and chart (PNG, SVG, Vega-Lite), and the card."""
+    """A ZIP with each section's table (CSV, Parquet, JSON, LaTeX) and chart (PNG, SVG, Vega-Lite), and the card.
+
+    A section that brings a card of its own carries that one instead.
+    """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, section in enumerate(sections, start=1):
             stem = f"{number:02d}-{slug(section.title)}"
+            own = section.card or card
             files = {
                 "csv": exports.csv_bytes(section.table),
-                "parquet": exports.parquet_bytes(section.table, card),
-                "json": exports.json_bytes(section.table, card),
-                "tex": exports.latex_bytes(section.table, card, section.title),
+                "parquet": exports.parquet_bytes(section.table, own),
+                "json": exports.json_bytes(section.table, own),
+                "tex": exports.latex_bytes(section.table, own, section.title),
             }
             if section.chart is not None:
-                spec = exports.chart_spec(section.chart, section.title, card)
+                spec = exports.chart_spec(section.chart, section.title, own)
                 files |= {
                     "png": exports.png_bytes(spec),
                     "svg": exports.svg_bytes(spec),

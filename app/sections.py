@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import altair as alt
 import pandas as pd
 
 from app import pairs
@@ -16,19 +14,10 @@ from app.charts import calibration, compare, layers, ood, stability
 from app.components.figure import Tile, one_chart
 from app.components.format import is_percent
 from app.components.page import Page
+from app.exports import Section
 from vmoer.metrics import definition
 
 NUMBERS = ("accuracy", "ece", "ece_adaptive", "mce", "nll", "brier", "aurc", "overconfidence")
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of a report: what it says, the chart if there is one, and the numbers."""
-
-    title: str
-    note: str
-    chart: alt.TopLevelMixin | None
-    table: pd.DataFrame
 
 
 def paired(page: Page, first: str, second: str) -> pd.DataFrame:

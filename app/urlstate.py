@@ -82,6 +82,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("mode", "noise mode", _text),
         Parameter("gamma", "noise level γ", _level),
         Parameter("layer", "layer", _index),
+        Parameter("view", "view", _text),
         Parameter("weighting", "load weighting", _text),
         Parameter("calibration", "calibration", _text),
         Parameter("scheme", "binning", _text),

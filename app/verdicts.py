@@ -25,7 +25,7 @@ CHIPS: dict[str, str] = {
 
 
 def chips(run: Mapping[str, Any], dataset: str, comparisons: pd.DataFrame, auroc: pd.DataFrame) -> list[str]:
-    """The verdicts on a run's answers to ``dataset``: what it is, then accuracy, ECE and NLL against the baseline.
+    """The verdicts on a run: what it is, then its answers to ``dataset`` against the baseline: accuracy, ECE, NLL.
 
     ``comparisons`` are the run's paired differences from its deterministic run. ``auroc`` are the run's AUROC rows;
     a score of the routing whose whole interval lies below 0.5 on some OoD set makes the run *inverted*.
@@ -35,6 +35,9 @@ def chips(run: Mapping[str, Any], dataset: str, comparisons: pd.DataFrame, auroc
         found.append(BASELINE)
     elif run["control"] != "none":
         found.append(CONTROL)
+    routing = auroc[auroc["aggregation"] != "none"]
+    if (routing["ci_high"] < 0.5).any():
+        found.append(INVERTED)
     here = comparisons[(comparisons["dataset"] == dataset) & (comparisons["score"] == "")]
     rows = {row["metric"]: row for row in records(here)}
     for metric, name in NAMES.items():
@@ -43,7 +46,4 @@ def chips(run: Mapping[str, Any], dataset: str, comparisons: pd.DataFrame, auroc
             found.append(f"{name} {OUTCOMES[verdict(row['ci_low'], row['ci_high'], row['direction'])]}")
     if not rows and BASELINE not in found:
         found.append(ALONE)
-    routing = auroc[auroc["aggregation"] != "none"]
-    if (routing["ci_high"] < 0.5).any():
-        found.append(INVERTED)
     return found

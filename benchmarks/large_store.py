@@ -111,6 +111,7 @@ def _bulk(
             "logit_variance": variance,
             "logit_variance_mc": variance,
             "temperature": None,
+            "selection_score": None,
         },
     )
 

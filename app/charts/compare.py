@@ -53,7 +53,7 @@ def load_change(frame: pd.DataFrame, layers: Sequence[int], *, layer: int | None
             y=alt.Y("expert_index:O", axis=left_axis("expert", grid=False)),
             color=alt.Color(
                 "change:Q",
-                title="change of load share (orange = gained, blue = lost)",
+                title="change of load share",
                 scale=alt.Scale(domain=[-bound, bound], domainMid=0, interpolate="rgb"),
                 legend=alt.Legend(orient="top", gradientLength=180, titleLimit=420, format="+.1%"),
             ),
@@ -158,6 +158,7 @@ def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.L
         .encode(x=x, y=y)
     )
     domain = list(OUTCOMES)
+    data["size"] = data["outcome"].isin(OUTCOMES[1:3]).map({True: 85, False: 26})
     points = (
         alt.Chart(data)
         .mark_point(filled=True, opacity=0.65)
@@ -175,7 +176,7 @@ def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.L
                 title=None,
                 scale=alt.Scale(domain=domain, range=["circle", "triangle-up", "triangle-down", "square"]),
             ),
-            size=alt.Size("outcome:N", scale=alt.Scale(domain=domain, range=[26, 85, 85, 26]), legend=None),
+            size=alt.Size("size:Q", scale=None),
             tooltip=[
                 tip("dataset:N", "data set"),
                 tip("example_id:N", "question"),

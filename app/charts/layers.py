@@ -21,8 +21,8 @@ from app.charts.stability import instability
 from app.palette import NEUTRAL
 
 MEASURES = {
-    "jaccard": "mean Jaccard (1 = same experts, low = unstable)",
-    "instability": "1 − Jaccard above chance (0 = same experts, 1 = as two random sets)",
+    "jaccard": "mean Jaccard (1 = same experts)",
+    "instability": "1 − Jaccard above chance (0 = same)",
 }
 
 

@@ -203,10 +203,12 @@ def auroc_matrix(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
     """AUROC as score (rows) × OoD set (columns), blue to orange around 0.5; a value below 0.5 carries its badge."""
     data, sets, _ = _labels(require(frame, "label", "dataset", "role", "value", "ci_low", "ci_high", "n", "verdict"))
     data["badge"] = (data["value"] < 0.5).map({True: "▼ INVERTED", False: ""})
-    x = alt.X("set:N", title=None, sort=sets, axis=alt.Axis(labelAngle=0, labelLimit=220, orient="top", grid=False))
-    y = alt.Y("label:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=230, grid=True))
+    # The set above its role and the badge below its value, so that three columns fit a phone.
+    axis = alt.Axis(labelAngle=0, labelExpr="split(datum.label, ' · ')", labelLimit=110, orient="top", grid=False)
+    x = alt.X("set:N", title=None, sort=sets, axis=axis)
+    y = alt.Y("label:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=180, grid=True))
     base = alt.Chart(data).encode(x=x, y=y)
-    cells = base.mark_square(size=300, opacity=1, xOffset=-62, stroke=NEUTRAL, strokeWidth=0.5).encode(
+    cells = base.mark_square(size=300, opacity=1, xOffset=-30, stroke=NEUTRAL, strokeWidth=0.5).encode(
         color=alt.Color(
             "value:Q",
             title="AUROC (0.5 = chance)",
@@ -224,11 +226,14 @@ def auroc_matrix(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
         ],
     )
     # Beside the colour rather than on it: the ends of the scale are dark in one theme and light in the other.
-    values = base.mark_text(align="left", dx=-48, fontSize=13, fontWeight="bold", color=NEUTRAL).encode(
-        text=alt.Text("value:Q", format=".2f")
-    )
-    badges = base.mark_text(align="left", dx=-12, fontSize=12, fontWeight="bold", color=WORSE).encode(text="badge:N")
-    return stack(cells, values, badges, height=30 * len(order))
+    above = alt.Chart(data[data["value"] >= 0.5]).encode(x=x, y=y)
+    inverted = alt.Chart(data[data["value"] < 0.5]).encode(x=x, y=y)
+    number = alt.Text("value:Q", format=".2f")
+    values = above.mark_text(align="left", dx=-16, fontSize=13, fontWeight="bold", color=NEUTRAL).encode(text=number)
+    lower = inverted.mark_text(align="left", dx=-16, dy=-6, fontSize=13, fontWeight="bold", color=NEUTRAL)
+    badges = inverted.mark_text(align="left", dx=-16, dy=7, fontSize=10, fontWeight="bold", color=WORSE)
+    texts = (values, lower.encode(text=number), badges.encode(text="badge:N"))
+    return stack(cells, *texts, height=34 * len(order))
 
 
 def matched_dots(frame: pd.DataFrame) -> alt.LayerChart:
@@ -250,7 +255,9 @@ def matched_dots(frame: pd.DataFrame) -> alt.LayerChart:
             x=alt.X("value:Q", title="AUROC (0.5 = chance)", scale=alt.Scale(domain=[0, 1])),
             y=y,
             yOffset=offset,
-            color=alt.Color("what:N", title=None, scale=scale, legend=alt.Legend(orient="top", labelLimit=300)),
+            color=alt.Color(
+                "what:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=1, labelLimit=300)
+            ),
             shape=alt.Shape("what:N", title=None, scale=scale),
             tooltip=[
                 tip("set:N", "data set"),

@@ -85,7 +85,6 @@ def stability_violins(
         .mark_area(orient="horizontal", color=NEUTRAL, opacity=0.3, tooltip=None)
         .encode(x=alt.X("left:Q", scale=scale, axis=axis), x2=alt.X2("right:Q"), y=y, detail="layer:N")
     )
-    middle = alt.Chart(data).mark_point(shape="stroke", size=160, color=NEUTRAL, strokeWidth=2, opacity=1)
     interval = (
         alt.Chart(data).mark_rule(color=NEUTRAL, strokeWidth=2).encode(x=x, y=alt.Y("ci_low:Q"), y2=alt.Y2("ci_high:Q"))
     )
@@ -132,7 +131,12 @@ def stability_violins(
             .mark_rect(filled=False, stroke=MARK, strokeWidth=2.5, tooltip=None)
             .encode(x=alt.X("from:Q", scale=scale), x2="to:Q", y=alt.YValue(0), y2=alt.Y2Value("height"))
         )
-    median = middle.encode(x=x, y=alt.Y("median:Q"))
+    dashes = data.assign(left=data["place"] - 0.6 * _HALF, right=data["place"] + 0.6 * _HALF)
+    median = (
+        alt.Chart(dashes[["left", "right", "median"]])
+        .mark_rule(color=NEUTRAL, strokeWidth=2, tooltip=None)
+        .encode(x=alt.X("left:Q", scale=scale, axis=axis), x2=alt.X2("right:Q"), y=alt.Y("median:Q"))
+    )
     return stack(violins, interval, median, *lines, points, marks, outline, height=230)
 
 

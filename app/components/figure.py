@@ -14,7 +14,9 @@ from app import exports
 from app.charts.render import screen_spec
 from app.components.card import card_popover
 from app.components.explain import metric_help
+from app.components.pagefile import keep
 from app.components.text import plain
+from app.exports import Section
 
 
 @dataclass(frozen=True)
@@ -33,31 +35,57 @@ class Tile:
 Drawing: TypeAlias = alt.TopLevelMixin | Sequence[Tile]
 
 
-def figure(
-    title: str,
-    chart: Drawing,
-    table: pd.DataFrame,
-    *,
-    key: str,
-    note: str,
-    alt_text: str,
-    card: Mapping[str, Any],
-    explains: Sequence[str] = (),
-    selection: str | None = None,
-    on_select: Callable[[dict[str, Any]], None] | None = None,
-) -> None:
-    """Draw one figure. ``table`` is what the chart plots; tiles are drawn as small multiples that wrap.
+@dataclass(frozen=True)
+class Figure:
+    """One figure, drawn or not. ``table`` is what the chart plots; tiles are drawn as small multiples that wrap.
 
     ``note`` states n, interval and direction. ``on_select`` gets the first point that the reader clicked.
     """
-    heading(title, note, key=key, card=card, explains=explains, table=table, chart=chart)
-    if isinstance(chart, Sequence):
-        with st.container(horizontal=True, gap="medium"):
-            for number, tile in enumerate(chart):
-                _tile(tile, key=f"{key}.{number}", alt_text=alt_text)
-    else:
-        _chart(chart, key=f"{key}.chart", alt_text=alt_text, selection=selection, on_select=on_select)
-    table_behind(table, key=key)
+
+    title: str
+    chart: Drawing
+    table: pd.DataFrame
+    key: str
+    note: str
+    alt_text: str
+    card: Mapping[str, Any]
+    explains: Sequence[str] = ()
+    selection: str | None = None
+    on_select: Callable[[dict[str, Any]], None] | None = None
+
+    def draw(self) -> None:
+        """Draw it on the page."""
+        heading(
+            self.title,
+            self.note,
+            key=self.key,
+            card=self.card,
+            explains=self.explains,
+            table=self.table,
+            chart=self.chart,
+        )
+        if isinstance(self.chart, Sequence):
+            with st.container(horizontal=True, gap="medium"):
+                for number, tile in enumerate(self.chart):
+                    _tile(tile, key=f"{self.key}.{number}", alt_text=self.alt_text)
+        else:
+            _chart(
+                self.chart,
+                key=f"{self.key}.chart",
+                alt_text=self.alt_text,
+                selection=self.selection,
+                on_select=self.on_select,
+            )
+        table_behind(self.table, key=self.key)
+
+    def section(self) -> Section:
+        """It as a file holds it."""
+        return Section(self.title, self.note, one_chart(self.chart), self.table, self.card)
+
+
+def figure(title: str, chart: Drawing, table: pd.DataFrame, **rest: Any) -> None:
+    """Draw one figure; the arguments are those of :class:`Figure`."""
+    Figure(title, chart, table, **rest).draw()
 
 
 def _tile(tile: Tile, *, key: str, alt_text: str) -> None:
@@ -104,12 +132,15 @@ def heading(
 ) -> None:
     """The line above a figure or table: title, formula, card, downloads; and below it what is counted."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"#### {plain(title)}", anchors=False)
-        if explains:
-            metric_help(explains, key=key)
-        card_popover(card, key=key)
-        downloads(table, chart, key=key, title=title, card=card)
+        st.markdown(f"#### {plain(title)}", anchors=False, width="content")
+        # One group, so that a narrow window moves all of it below the title.
+        with st.container(horizontal=True, width="content", gap="small"):
+            if explains:
+                metric_help(explains, key=key)
+            card_popover(card, key=key)
+            downloads(table, chart, key=key, title=title, card=card)
     st.caption(plain(note))
+    keep(key, lambda: Section(title, note, None if chart is None else one_chart(chart), table, card))
 
 
 def table_behind(table: pd.DataFrame, *, key: str) -> None:

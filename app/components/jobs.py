@@ -51,7 +51,7 @@ def jobs_strip(poll_seconds: float) -> None:
         jobs = _jobs()
         shown = [job for job in jobs if job.status in _ACTIVE][:_SHOWN] or jobs[:1]
         if not shown:
-            st.caption("No background jobs. `vmoer run SPEC.yaml` starts one; its progress appears here.")
+            st.caption("No background jobs. The form of the Jobs page starts one; its progress appears here.")
         for job in shown:
             _job(job)
 
@@ -67,6 +67,7 @@ def _job(job: Any) -> None:
             else:
                 colour = {"running": "blue", "finished": "green", "failed": "red"}.get(job.status, "gray")
                 st.badge(job.status, color=colour)  # type: ignore[arg-type]
+            st.page_link("views/jobs.py", label="Details →", query_params={"job": job.job_id})
         text = plain(progress_text(job))
         if job.status == "running" and job.total:
             st.progress(min(1.0, job.done / job.total), text=text)

@@ -6,6 +6,7 @@ holds what is shown, and the same link shows the same thing to anybody.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -75,6 +76,20 @@ class Link:
             values = tuple(default)
         self.values[name] = values
         return values
+
+    def text(self, name: str) -> str:
+        """The picked text of ``name``; empty where there was none to pick."""
+        return str(self.values[name] or "")
+
+    def index(self, name: str) -> int | None:
+        """The picked whole number of ``name``: a layer, an expert, a position."""
+        value = self.values[name]
+        return value if isinstance(value, int) else None
+
+    def level(self, name: str) -> float:
+        """The picked level of ``name``, such as a noise level; NaN where there was none to pick."""
+        value = self.values[name]
+        return float(value) if isinstance(value, (int, float)) else math.nan
 
     def commit(self) -> None:
         """Write the complete state into the address bar and remember it for the other pages."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
-import streamlit as st
 
 from app import runs as run_names
 from app.components.page import Page
-from app.components.text import plain
+
+#: the run that was measured, and the rows
+Measured: TypeAlias = tuple[str, pd.DataFrame]
 
 
-def measured_on(page: Page, run_id: str, query: str, **options: Any) -> tuple[str, pd.DataFrame]:
+def measured_on(page: Page, run_id: str, query: str, **options: Any) -> Measured:
     """Rows of a per-layer query for the run, else for its experiment's deterministic run (the page says which)."""
     candidates = [run_id]
     baseline = run_names.deterministic_of(page.runs, run_id)
@@ -26,10 +27,11 @@ def measured_on(page: Page, run_id: str, query: str, **options: Any) -> tuple[st
     return run_id, rows
 
 
-def say_source(page: Page, run_id: str, source: str) -> None:
-    """Say so where a figure was measured on the deterministic run."""
-    if source != run_id:
-        st.caption(
-            f"Measured on {plain(page.label(source))}: the test perturbs the native routers, so the runs of one "
-            "experiment share it."
-        )
+def source_note(page: Page, run_id: str, source: str) -> str:
+    """What a figure's note adds where it was measured on the deterministic run."""
+    if source == run_id:
+        return ""
+    return (
+        f" Measured on {page.label(source)}: the test perturbs the native routers, so the runs of one experiment "
+        "share it."
+    )

@@ -16,8 +16,11 @@ from app.components.card import cards
 from app.components.jobs import jobs_strip
 from app.components.keys import help_key
 from app.components.link import Link
+from app.components.pagefile import begin
+from app.components.text import plain
 from app.data import Data, open_data
 from app.settings import Settings, SettingsError
+from store.archive import SUFFIX
 from store.errors import StoreError
 
 
@@ -72,9 +75,21 @@ class Page:
         """The reproducibility card of a figure over these runs, shown by the given query."""
         return cards([self.run(run_id) for run_id in run_ids], figure=figure, query=query, generation=self.data.key[1])
 
+    def absent(self, run_id: str, what: str, command: str, *, why: str = "") -> None:
+        """Say that ``what`` is missing for a run and what makes it; an archived run never has more than its results."""
+        if run_id.endswith(SUFFIX):
+            why = "An archived run has results only, no prompts, tokens or routing; a run computed here has them."
+        states.empty(what, command, why=why)
+
     def banners(self, run_ids: Sequence[str]) -> None:
-        """Say what a reader must know about the runs shown: not finished, failed, synthetic model."""
+        """Say what a reader must know about the runs shown: archived, not finished, failed, synthetic model."""
         shown = [self.run(run_id) for run_id in run_ids]
+        archived = sorted({str(run["name"]) for run in shown if run["run_id"].endswith(SUFFIX)})
+        if archived:
+            names = plain(", ".join(archived))
+            st.caption(
+                f":blue-badge[archived results] {names}: computed before and added as a file, not on this machine"
+            )
         for run in shown:
             states.run_state(run)
         states.synthetic_banner(sorted({run["model"] for run in shown} & self.synthetic))
@@ -105,8 +120,10 @@ def head(title: str, lead: str) -> Settings:
     """Draw the heading of a page and return the dashboard's settings; ends the script run when one cannot be used."""
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.title(title, anchor=False)
-        with st.container(width="content"):
-            help_key()
+        with st.container(horizontal=True, width="content", vertical_alignment="center", gap="small"):
+            begin(st.container(width="content"))
+            with st.container(width="content"):
+                help_key()
     st.markdown(lead)
     try:
         return Settings.from_environment()

@@ -11,7 +11,6 @@ import streamlit as st
 from app import pairs
 from app import runs as run_names
 from app.charts.compare import token_heatmap
-from app.components import states
 from app.components.figure import figure
 from app.components.link import go
 from app.components.page import Page
@@ -28,7 +27,8 @@ def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str,
     """Draw the tokens of one question in both runs."""
     rows = page.data("paired_token_routing", first, second, dataset, example)
     if rows.empty:
-        states.empty("No routing was traced for this question", "vmoer run SPEC.yaml   # with `trace` among its stages")
+        command = "vmoer run SPEC.yaml   # with `trace` among its stages"
+        page.absent(second, "No routing was traced for this question", command)
         return
     limit = page.settings.max_tokens
     n_tokens = rows["position"].nunique()
@@ -41,9 +41,9 @@ def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str,
     top_k = max(len(experts) for experts in rows["expert_index_a"])
     layers = [int(layer) for layer in sorted(rows["layer"].unique())]
     tokens = rows.groupby("position").agg(token=("token", "first"), changed=("changed", "mean")).reset_index()
-    token = page.link.values["token"]
+    token = page.link.index("token")
     positions = tokens["position"].astype(int).tolist()
-    marked = positions.index(token) if isinstance(token, int) and token in positions else None
+    marked = positions.index(token) if token in positions else None
     heaviest = max(float(tokens["changed"].max()), 1e-9)
     cut = "" if n_tokens <= limit else f" The first {limit:,} of {n_tokens:,} tokens are shown."
     st.caption(
@@ -61,7 +61,7 @@ def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str,
             value="changed",
             title=f"experts changed, of {top_k}",
             domain=(0, max(int(rows["changed"].max()), 1)),
-            token=token if marked is not None else None,  # type: ignore[arg-type]
+            token=token if marked is not None else None,
         ),
         rows[["position", "token", "layer", "expert_index_a", "expert_index_b", "changed"]],
         key="tokens",

@@ -1,19 +1,18 @@
-"""Stability of routing on screen: the heatmap, one noise level in depth, several runs on one scale, the quadrants."""
+"""Figures of the stability of routing: the heatmap, one noise level in depth, runs on one scale, the quadrants."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pandas as pd
-import streamlit as st
 
 from app import runs as run_names
 from app.charts import layers as charts
 from app.charts import stability as depth
-from app.components.figure import figure
+from app.components.figure import Figure
 from app.components.format import number
 from app.components.link import go
-from app.components.measured import measured_on, say_source
+from app.components.measured import Measured, measured_on, source_note
 from app.components.page import Page
 
 MEASURES = {"jaccard": "Jaccard", "instability": "1 − Jaccard above chance"}
@@ -30,50 +29,50 @@ def carried(page: Page, run_id: str) -> list[int]:
     return [int(one) for one in run_names.as_list(page.run(run_id)["layers"])]
 
 
-def draw_heatmap(page: Page, run_id: str, found: tuple[str, pd.DataFrame], layers: list[int]) -> None:
+def heatmap(page: Page, run_id: str, found: Measured, layers: list[int]) -> Figure | None:
     """Layer × noise level."""
     source, rows = found
-    values = page.link.values
-    gamma, layer, measure = values["gamma"], values["layer"], str(values["measure"])
+    link = page.link
+    gamma, measure = link.level("gamma"), link.text("measure")
     at = rows[rows["gamma"] == gamma]
     susceptible = sorted(at.loc[at["susceptible"].astype(bool), "layer"].astype(int))
+    listed = ", ".join(map(str, susceptible)) or "none"
     table = rows.assign(instability=depth.instability(rows["jaccard"], rows["chance"]))
     better = "higher = more stable" if measure == "jaccard" else "lower = more stable"
-    figure(
+    return Figure(
         "Stability of routing under noise",
-        charts.stability_heatmap(rows, layers, measure=measure, layer=layer, gamma=gamma),  # type: ignore[arg-type]
+        charts.stability_heatmap(rows, layers, measure=measure, layer=link.index("layer"), gamma=gamma),
         table,
         key="stability",
         note=f"{MEASURES[measure]} of clean and noisy expert sets, mean over {int(rows['n'].max()):,} tokens; "
-        f"{better}. A white dot marks a susceptible layer at that noise level. Click a layer for its details.",
-        alt_text=f"{MEASURES[measure]} per layer and noise level; susceptible at γ = {gamma:g}: "
-        f"{susceptible or 'none'}",
-        card=page.card([source], "Stability of routing", f"layer_susceptibility, mode {values['mode']}"),
+        f"{better}. White dots: susceptible; at γ = {gamma:g} {len(susceptible)} of {len(at)} layers ({listed}). "
+        f"Click a layer for its details below.{source_note(page, run_id, source)}",
+        alt_text=f"{MEASURES[measure]} per layer and noise level; susceptible at γ = {gamma:g}: {listed}",
+        card=page.card([source], "Stability of routing", f"layer_susceptibility, mode {link.text('mode')}"),
         explains=("jaccard", "instability", "chance", "susceptible"),
         selection="layer",
         on_select=click_layer,
     )
-    say_source(page, run_id, source)
 
 
-def draw_violins(page: Page, run_id: str, found: tuple[str, pd.DataFrame], layers: list[int]) -> None:
+def violins(page: Page, run_id: str, found: Measured, layers: list[int]) -> Figure | None:
     """The spread over tokens at the chosen noise level, with the rule as a line."""
     source, rows = found
-    gamma, layer = page.link.values["gamma"], page.link.values["layer"]
+    gamma = page.link.level("gamma")
     at = rows[rows["gamma"] == gamma].reset_index(drop=True)
     susceptible = sorted(at.loc[at["susceptible"].astype(bool), "layer"].astype(int))
     listed = ", ".join(map(str, susceptible)) or "none"
-    figure(
+    return Figure(
         f"At γ = {gamma:g}: {len(susceptible)} of {len(at)} layers susceptible",
-        depth.stability_violins(at, layers, chosen=carried(page, run_id), layer=layer),  # type: ignore[arg-type]
+        depth.stability_violins(at, layers, chosen=carried(page, run_id), layer=page.link.index("layer")),
         at,
         key="profile",
         note=f"Susceptible layers: {listed}. Violins: {int(at['n'].max()):,} tokens (drawn from seven quantiles), "
         "dash: median, point and line: mean with 95 % interval. The rule: mean Jaccard below "
         f"{at['threshold'].mean():.3f} (chance level {at['chance'].mean():.3f}). "
-        "Pink triangles: layers that carry a Bayesian router in this run.",
+        f"Pink triangles: layers that carry a Bayesian router in this run.{source_note(page, run_id, source)}",
         alt_text=f"Spread of Jaccard per layer at noise level {gamma:g} with the susceptibility threshold",
-        card=page.card([source], "Stability of routing", f"layer_susceptibility, mode {page.link.values['mode']}"),
+        card=page.card([source], "Stability of routing", f"layer_susceptibility, mode {page.link.text('mode')}"),
         explains=("susceptible", "jaccard", "chance"),
         selection="layer",
         on_select=click_layer,
@@ -89,16 +88,14 @@ def run_series(page: Page, run_id: str, gamma: float, mode: str) -> tuple[pd.Dat
     for one, name in names.items():
         rows = tested[(tested["run_id"] == one) & (tested["gamma"] == gamma)]
         if not rows.empty:
-            parts.append(rows.assign(series=f"{name}: clean and noisy (γ = {gamma:g})"))
+            parts.append(rows.assign(series=f"{name}: noise γ = {gamma:g}"))
             used.append(one)
     stats = page.data("layer_stats", run_ids=tuple(names))
     for one, name in names.items():
         own = carried(page, one)
         rows = stats[(stats["run_id"] == one) & stats["layer"].isin(own)]
         if not rows.empty:
-            parts.append(
-                rows.assign(series=f"{name}: native and Bayesian choice, no noise", jaccard=rows["mean_jaccard"])
-            )
+            parts.append(rows.assign(series=f"{name}: native and Bayesian choice", jaccard=rows["mean_jaccard"]))
             used.append(one)
     floor = page.data("noise_floor", run_ids=tuple(names))
     # A property of the model: the first run of the ladder that measured it stands for all.
@@ -106,7 +103,7 @@ def run_series(page: Page, run_id: str, gamma: float, mode: str) -> tuple[pd.Dat
     for (one, comparison), rows in floor[floor["run_id"] == first].groupby(["run_id", "comparison"], sort=False):
         # Its interval is that of the share of changed sets, not of the Jaccard index.
         drawn = rows.assign(ci_low=None, ci_high=None)
-        parts.append(drawn.assign(series=f"numeric noise floor: {comparison} against float32"))
+        parts.append(drawn.assign(series=f"noise floor: {comparison} and float32"))
         used.append(str(one))
     columns = ["series", "run_id", "layer", "jaccard", "ci_low", "ci_high", "n"]
     if not parts:
@@ -116,7 +113,7 @@ def run_series(page: Page, run_id: str, gamma: float, mode: str) -> tuple[pd.Dat
 
 def floor_text(rows: pd.DataFrame) -> str:
     """What number formats alone do, or how to measure it."""
-    if rows["series"].str.startswith("numeric noise floor").any():
+    if rows["series"].str.startswith("noise floor").any():
         return "Instability no larger than the numeric noise floor says nothing about the model."
     return (
         "No numeric noise floor is stored for this experiment; `vmoer run SPEC.yaml` with `susceptibility` among its "
@@ -124,20 +121,16 @@ def floor_text(rows: pd.DataFrame) -> str:
     )
 
 
-def draw_runs(page: Page, run_id: str, found: tuple[str, pd.DataFrame], layers: list[int]) -> None:
-    """Deterministic and Bayesian runs of the experiment on one scale."""
-    gamma, mode = page.link.values["gamma"], str(page.link.values["mode"])
-    rows, used = run_series(page, run_id, gamma, mode)  # type: ignore[arg-type]
+def runs(page: Page, run_id: str, found: Measured, layers: list[int]) -> Figure | None:
+    """Deterministic and Bayesian runs of the experiment on one scale; nothing where only one was tested."""
+    gamma, mode = page.link.level("gamma"), page.link.text("mode")
+    rows, used = run_series(page, run_id, gamma, mode)
     at = found[1][found[1]["gamma"] == gamma]
     if rows["series"].nunique() < 2:
-        st.caption(
-            "Only one run of this experiment was tested for stability. `vmoer run SPEC.yaml` with a Bayesian method "
-            "and `susceptibility` among its stages puts deterministic and Bayesian routers on one scale here."
-        )
-        return
+        return None
     means = rows.groupby("series", sort=False)["jaccard"].mean()
     said = "; ".join(f"{name} {number(value)}" for name, value in means.items())
-    figure(
+    return Figure(
         "Deterministic and Bayesian routers on one scale",
         depth.stability_by_run(
             rows,
@@ -157,20 +150,20 @@ def draw_runs(page: Page, run_id: str, found: tuple[str, pd.DataFrame], layers: 
     )
 
 
-def draw_quadrant(page: Page, run_id: str, found: tuple[str, pd.DataFrame]) -> None:
-    """Which layers are unstable, and whether it matters there."""
-    gamma, quantity = page.link.values["gamma"], str(page.link.values["quantity"])
+def quadrant(page: Page, run_id: str, found: Measured, layers: list[int]) -> Figure | None:
+    """Which layers are unstable, and whether it matters there; nothing without leverage."""
+    gamma, quantity = page.link.level("gamma"), page.link.text("quantity")
     source, leverage = measured_on(page, run_id, "layer_leverage")
     single = leverage[(leverage["scope"] == "layer") & (leverage["intervention"] == "random-routing")]
     at = found[1][found[1]["gamma"] == gamma]
     rows = depth.quadrant_table(at, single, quantity=quantity, chosen=carried(page, run_id))
     if rows.empty:
-        return
+        return None
     urgent = sorted(rows.loc[rows["quadrant"] == depth.QUADRANTS[1], "layer"].astype(int))
     said = ", ".join(map(str, urgent)) or "none"
-    figure(
+    return Figure(
         f"Unstable, and it matters: {len(urgent)} of {len(rows)} layers",
-        depth.quadrant(rows, title=COSTS[quantity], percent=quantity == "accuracy", layer=page.link.values["layer"]),  # type: ignore[arg-type]
+        depth.quadrant(rows, title=COSTS[quantity], percent=quantity == "accuracy", layer=page.link.index("layer")),
         rows,
         key="quadrant",
         note=f"Layers in the upper right: {said}. Right of the line: susceptible at γ = {gamma:g}. A layer matters "

@@ -18,6 +18,8 @@ def empty(what: str, command: str | None = None, *, why: str = "") -> None:
         if command:
             st.markdown("This makes it:")
             st.code(command, language="bash", wrap_lines=True)
+            if command.startswith("vmoer run"):
+                st.page_link("views/jobs.py", label="or start it with the form of the Jobs page →", query_params={})
 
 
 def no_data(home: str) -> NoReturn:

@@ -79,4 +79,4 @@ def worker_line(limits: Settings) -> None:
             f":green-badge[worker ready] on {plain(', '.join(served))}; inspections come before the next step of jobs"
         )
     else:
-        st.caption(":orange-badge[no worker] inspections wait until `vmoer worker` or `vmoer serve` runs")
+        st.caption(":orange-badge[no worker] inspections and jobs wait until `vmoer worker` or `vmoer serve` runs")

@@ -114,7 +114,8 @@ def draw_overlap(page: Page, first: str, second: str, dataset: str | None) -> No
     """How much the two runs' expert sets overlap per layer."""
     rows = page.data("layer_overlap", first, second, dataset=dataset, limit=page.settings.max_overlap)
     if rows.empty:
-        states.empty(
+        page.absent(
+            second,
             "No shared tokens were traced",
             "vmoer run SPEC.yaml   # with `trace` among its stages, both methods in one spec",
             why="The overlap of expert sets needs the routing of both runs on the same tokens.",
@@ -125,7 +126,7 @@ def draw_overlap(page: Page, first: str, second: str, dataset: str | None) -> No
     lowest = rows.sort_values("mean_jaccard").iloc[0]
     figure(
         "Do the two runs choose the same experts?",
-        charts.overlap_by_layer(rows, layers, chosen=chosen, layer=page.link.values["layer"]),  # type: ignore[arg-type]
+        charts.overlap_by_layer(rows, layers, chosen=chosen, layer=page.link.index("layer")),
         rows,
         key="overlap",
         note=f"Mean Jaccard of the expert sets on the same {int(rows['n'].max()):,} tokens of "
@@ -153,11 +154,11 @@ def draw_load_change(page: Page, first: str, second: str, dataset: str | None) -
     moved = rows.groupby("layer")["change"].apply(lambda part: part.abs().sum() / 2)
     figure(
         "Experts gained and lost",
-        charts.load_change(rows, layers, layer=page.link.values["layer"]),  # type: ignore[arg-type]
+        charts.load_change(rows, layers, layer=page.link.index("layer")),
         rows,
         key="moved",
-        note=f"Share of the layer's tokens on {dataset}, second run − first run. Most load moved in layer "
-        f"{layers[int(moved.to_numpy().argmax())]}: {moved.max():.1%} of its slots went to other experts.",
+        note=f"Share of the layer's tokens on {dataset}, second run − first run; orange = gained, blue = lost. Most "
+        f"load moved in layer {layers[int(moved.to_numpy().argmax())]}: {moved.max():.1%} of its slots went elsewhere.",
         alt_text="Change of load share per layer and expert between the two runs",
         card=page.card([first, second], "Load change", "expert_load"),
         explains=("load_share",),

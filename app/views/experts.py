@@ -10,7 +10,6 @@ import streamlit as st
 from app import runs as run_names
 from app.charts import experts as charts
 from app.components import layer as depth
-from app.components import states
 from app.components.figure import figure, heading
 from app.components.link import go
 from app.components.page import Page, open_page
@@ -35,7 +34,7 @@ def draw_load(page: Page, run_id: str, dataset: str, layers: list[int], rows: pd
     unused = int((rows["n_selected"] == 0).sum())
     figure(
         "Load per layer and expert",
-        charts.load_heatmap(rows, layers, value=weighting, layer=page.link.values["layer"]),  # type: ignore[arg-type]
+        charts.load_heatmap(rows, layers, value=weighting, layer=page.link.index("layer")),
         rows,
         key="load",
         note=f"Share of the layer's {depth.WEIGHTINGS[weighting]} on {dataset}, divided by the balanced share 1/E = "
@@ -54,7 +53,7 @@ def draw_choice(page: Page, run_id: str, dataset: str, layer: int, experts: int)
     rows = page.data("expert_choice", run_id, dataset, layer, limit=page.settings.max_drill)
     figure(
         f"Layer {layer}: preferred and applied",
-        charts.choice_dots(rows, n_experts=experts, expert=page.link.values["expert"]),  # type: ignore[arg-type]
+        charts.choice_dots(rows, n_experts=experts, expert=page.link.index("expert")),
         rows,
         key="choice",
         note=f"What the native router would choose for the same inputs, what was applied, and what weight it got; "
@@ -83,7 +82,7 @@ def draw_company(page: Page, run_id: str, dataset: str, layer: int, experts: int
     )
     figure(
         f"Layer {layer}: experts that serve the same token",
-        charts.company(rows, n_experts=experts, expert=page.link.values["expert"]),  # type: ignore[arg-type]
+        charts.company(rows, n_experts=experts, expert=page.link.index("expert")),
         rows,
         key="company",
         note=f"{depth.read_note(page, run_id, dataset, layer)[0].upper()}"
@@ -179,7 +178,8 @@ def render() -> None:
     link.commit()
     choices(page, run_id, layers, datasets, experts)
     if rows.empty or dataset is None or expert is None:
-        states.empty(
+        page.absent(
+            run_id,
             "No routing was traced for this run",
             "vmoer run SPEC.yaml   # with `trace` among its stages",
             why="The predictive estimator and the noise control answer questions without a trace of their own; "

@@ -13,7 +13,8 @@ from app.components import states
 from app.components.card import card_popover
 from app.components.page import Page, open_page
 from app.components.text import plain
-from app.sections import Section, sections
+from app.exports import Section
+from app.sections import sections
 from store import schema
 
 PATH = "views/export.py"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -9,28 +12,25 @@ from app import runs as run_names
 from app.charts import layers as charts
 from app.components import layer as depth
 from app.components import stability, states
-from app.components.figure import figure
+from app.components.figure import Figure
 from app.components.format import interval, number
-from app.components.measured import measured_on, say_source
+from app.components.measured import Measured, measured_on, source_note
 from app.components.page import Page, open_page
+from app.components.pagefile import keep
 from app.components.stepper import stepper
+from app.exports import Section
 
 PATH = "views/layers.py"
-MODES = {"router": "this router only", "propagated": "noise travels through the network"}
+MODES = {"router": "in this router only", "propagated": "through the network"}
 QUANTITIES = {"accuracy": "accuracy", "nll": "NLL"}
 
 
-def draw_leverage(page: Page, run_id: str, layers: list[int]) -> None:
-    """What random routing costs per layer, with the totals of all chosen layers in words."""
+def leverage(page: Page, run_id: str, found: Measured, layers: list[int]) -> Figure | None:
+    """What random routing costs per layer, with the totals of all chosen layers in words; nothing where unmeasured."""
     source, rows = measured_on(page, run_id, "layer_leverage")
     if rows.empty:
-        states.empty(
-            "No leverage for this experiment",
-            "vmoer run SPEC.yaml   # with `leverage` among its stages",
-            why="Leverage is what random routing costs a layer: an unstable layer without leverage is harmless.",
-        )
-        return
-    quantity = str(page.link.values["quantity"])
+        return None
+    quantity = page.link.text("quantity")
     single = rows[(rows["scope"] == "layer") & (rows["intervention"] == "random-routing")].reset_index(drop=True)
     together = rows[(rows["scope"] != "layer") & (rows["intervention"] == "random-routing")]
     percent = quantity == "accuracy"
@@ -41,26 +41,81 @@ def draw_leverage(page: Page, run_id: str, layers: list[int]) -> None:
         for row in run_names.records(together)
     )
     direction = "below 0 = routing matters" if percent else "above 0 = routing matters"
-    figure(
+    return Figure(
         "Leverage: what uniformly random routing costs, layer by layer",
         charts.leverage_bars(
             single,
             layers,
             quantity=quantity,
             chosen=stability.carried(page, run_id),
-            layer=page.link.values["layer"],  # type: ignore[arg-type]
+            layer=page.link.index("layer"),
         ),
         rows,
         key="leverage",
         note=f"Change of {QUANTITIES[quantity]} ({direction}); {int(single['n'].max()):,} questions × "
-        f"{int(single['draws'].min())} draws, paired 95 % intervals. {totals}",
+        f"{int(single['draws'].min())} draws, paired 95 % intervals. {totals}{source_note(page, run_id, source)}",
         alt_text=f"Change of {QUANTITIES[quantity]} per layer when its routing is drawn at random",
         card=page.card([source], "Leverage", "layer_leverage"),
         explains=(value,),
         selection="layer",
         on_select=stability.click_layer,
     )
-    say_source(page, run_id, source)
+
+
+#: what the page can show above the layer: name, the function that makes its figure, the choices that change it
+VIEWS: dict[str, tuple[str, Callable[[Page, str, Measured, list[int]], Figure | None], tuple[str, ...]]] = {
+    "noise": ("Layer × noise", stability.heatmap, ("mode", "measure")),
+    "spread": ("Spread over tokens", stability.violins, ("mode",)),
+    "runs": ("Runs on one scale", stability.runs, ("mode",)),
+    "leverage": ("Leverage", leverage, ("quantity",)),
+    "quadrant": ("Does it matter?", stability.quadrant, ("mode", "quantity")),
+}
+CHOICES = {
+    "mode": ("Where the noise acts", MODES),
+    "measure": ("Colour", stability.MEASURES),
+    "quantity": ("Leverage in", QUANTITIES),
+}
+
+
+def draw_view(page: Page, run_id: str, found: Measured, layers: list[int]) -> None:
+    """The chosen figure, or what is missing for it; the others go into the page's file as well."""
+    view = page.link.text("view")
+    for name, (_, make, _) in VIEWS.items():
+        if name != view and not (found[1].empty and name != "leverage"):
+            keep(name, partial(_section, make, page, run_id, found, layers))
+    if found[1].empty and view != "leverage":
+        page.absent(
+            run_id,
+            "No stability test for this experiment",
+            "vmoer run SPEC.yaml   # with `susceptibility` among its stages",
+            why="It re-runs each router on slightly noisy inputs and counts which experts change.",
+        )
+        return
+    figure = VIEWS[view][1](page, run_id, found, layers)
+    if figure is not None:
+        figure.draw()
+    elif view == "runs":
+        st.caption(
+            "Only one run of this experiment was tested for stability. `vmoer run SPEC.yaml` with a Bayesian method "
+            "and `susceptibility` among its stages puts deterministic and Bayesian routers on one scale here."
+        )
+    else:
+        states.empty(
+            "No leverage for this experiment",
+            "vmoer run SPEC.yaml   # with `leverage` among its stages",
+            why="Leverage is what random routing costs a layer: an unstable layer without leverage is harmless.",
+        )
+
+
+def _section(
+    make: Callable[[Page, str, Measured, list[int]], Figure | None],
+    page: Page,
+    run_id: str,
+    found: Measured,
+    layers: list[int],
+) -> Section | None:
+    figure = make(page, run_id, found, layers)
+    return None if figure is None else figure.section()
 
 
 def tiles(page: Page, run_id: str, layer: int, rows: pd.DataFrame) -> None:
@@ -77,7 +132,6 @@ def tiles(page: Page, run_id: str, layer: int, rows: pd.DataFrame) -> None:
                 delta_color="off",
                 delta_arrow="off",
                 border=True,
-                width=220,
             )
         found = leverage[
             (leverage["scope"] == "layer")
@@ -94,23 +148,27 @@ def tiles(page: Page, run_id: str, layer: int, rows: pd.DataFrame) -> None:
                 delta_color="off",
                 delta_arrow="off",
                 border=True,
-                width=260,
             )
 
 
 def draw_layer(page: Page, run_id: str, rows: pd.DataFrame, layers: list[int], examples: list[str]) -> None:
     """All that is known of the chosen layer."""
     values = page.link.values
-    layer, dataset, by = int(values["layer"]), values["dataset"], values["by"]  # type: ignore[arg-type]
+    layer, dataset, by = page.link.index("layer"), values["dataset"], values["by"]
+    assert layer is not None
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"### Layer {layer}", anchors=False, width="content")
         stepper("layer", layers, layer, "layer")
         query = {"run": run_id, "layer": str(layer)} | ({"dataset": str(dataset)} if dataset else {})
         st.page_link("views/experts.py", label="Experts of this layer →", query_params=query)
-    tiles(page, run_id, layer, rows)
-    depth.draw_experts(page, run_id, layer, str(values["weighting"]))
+    left, right = st.columns([1, 4], gap="medium")
+    with left:
+        tiles(page, run_id, layer, rows)
+    with right:
+        depth.draw_experts(page, run_id, layer, str(values["weighting"]))
     if not examples or by is None:
-        states.empty(
+        page.absent(
+            run_id,
             f"No routing was traced in layer {layer} for this run",
             "vmoer run SPEC.yaml   # with `trace` among its stages",
             why="Tokens and questions of a layer come from the trace; a control run on top of another has none.",
@@ -143,11 +201,10 @@ def choices(page: Page, run_id: str, gammas: list[float], layers: list[int], dat
                 link.select("dataset", "Data set of tokens", datasets)
     page.banners([run_id])
     with st.container(horizontal=True, gap="medium"):
-        link.select("mode", "Where the noise acts", list(MODES), show=lambda name: MODES[name], kind="buttons")
-        link.select(
-            "measure", "Colour", list(stability.MEASURES), show=lambda name: stability.MEASURES[name], kind="buttons"
-        )
-        link.select("quantity", "Leverage in", list(QUANTITIES), show=lambda name: QUANTITIES[name], kind="buttons")
+        link.select("view", "Show", list(VIEWS), show=lambda name: VIEWS[name][0], kind="buttons")
+        for name in VIEWS[link.text("view")][2]:
+            title, options = CHOICES[name]
+            link.select(name, title, list(options), show=options.__getitem__, kind="buttons")
 
 
 def render() -> None:
@@ -177,6 +234,7 @@ def render() -> None:
     link.pick("measure", list(stability.MEASURES), "jaccard")
     link.pick("weighting", list(depth.WEIGHTINGS), "share")
     link.pick("quantity", list(QUANTITIES), "accuracy")
+    link.pick("view", list(VIEWS), "noise")
     assert layer is not None
     ranks = depth.rankings(page, run_id, layer)
     traced = dataset is not None and not page.data("layer_stats", run_ids=(run_id,), dataset=dataset).empty
@@ -185,19 +243,7 @@ def render() -> None:
     link.pick("example", examples, examples[0] if examples else None)
     link.commit()
     choices(page, run_id, gammas, layers, datasets)
-    if rows.empty:
-        states.empty(
-            "No stability test for this experiment",
-            "vmoer run SPEC.yaml   # with `susceptibility` among its stages",
-            why="It re-runs each router on slightly noisy inputs and counts which experts change.",
-        )
-    else:
-        stability.draw_heatmap(page, run_id, found, layers)
-        stability.draw_violins(page, run_id, found, layers)
-        stability.draw_runs(page, run_id, found, layers)
-    draw_leverage(page, run_id, layers)
-    if not rows.empty:
-        stability.draw_quadrant(page, run_id, found)
+    draw_view(page, run_id, found, layers)
     draw_layer(page, run_id, rows, layers, examples)
 
 

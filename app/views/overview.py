@@ -25,12 +25,14 @@ TITLES = {
     "nll": "NLL (lower is better)",
 }
 DOORS = (
-    ("views/layers.py", "Layer susceptibility", "Which layers route unstably, and does it matter there?"),
+    ("views/layers.py", "Layers", "Which layers route unstably, and does it matter there?"),
     ("views/experts.py", "Experts", "Which experts carry the load, and for which tokens?"),
     ("views/calibration.py", "Calibration", "Can the confidence of an answer be believed?"),
     ("views/ood.py", "OoD detection", "Which score notices questions from elsewhere?"),
     ("views/compare.py", "Compare", "What changed against the deterministic run, down to one token?"),
     ("views/training.py", "Training", "How did the routers learn, and when did they stop?"),
+    ("views/inspect.py", "Inspect", "Type a prompt of your own: how is each token routed?"),
+    ("views/jobs.py", "Jobs", "Evaluate a model on your questions in the background."),
     ("views/export.py", "Export", "Take tables, one database file or a report with you."),
 )
 
@@ -132,7 +134,7 @@ def draw_runs(page: Page) -> None:
         alt="All runs with accuracy, ECE and NLL",
         column_config={
             "verdicts": st.column_config.MultiselectColumn(
-                "verdicts", options=list(verdicts.CHIPS), color=list(verdicts.CHIPS.values()), width=340
+                "verdicts", options=list(verdicts.CHIPS), color=list(verdicts.CHIPS.values()), width=400
             ),
             "all data sets": st.column_config.ListColumn(),
             "accuracy": st.column_config.TextColumn("accuracy ↑", help="higher is better"),
@@ -152,12 +154,12 @@ def draw_doors(page: Page, run_id: str) -> None:
 
 
 def _door(path: str, name: str, lead: str, run_id: str, baseline: str | None) -> None:
-    query: dict[str, Any] = {"run": run_id}
+    query: dict[str, Any] = {} if path.endswith(("inspect.py", "jobs.py")) else {"run": run_id}
     if path.endswith(("compare.py", "export.py")) and baseline not in (None, run_id):
         query["baseline"] = baseline
     if path.endswith("calibration.py"):
         query = {"runs": list(dict.fromkeys([baseline or run_id, run_id]))}
-    with st.container(border=True, gap="xsmall", width=206, height=126):
+    with st.container(border=True, gap="xsmall", width=168, height=140):
         st.page_link(path, label=f"**{name}** →", query_params=query)
         st.caption(lead)
 

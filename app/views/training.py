@@ -21,6 +21,8 @@ PER_LAYER = {
     "posterior_std": "posterior std of the logits",
     "prior_std": "prior std of the logits",
     "temperature": "selection temperature",
+    "logit_std": "std over experts of the native logits",
+    "beta": "β, the weight of the KL",
 }
 
 
@@ -44,7 +46,8 @@ def explain_absence(page: Page, run_id: str) -> None:
     elif run["control"] == "untrained":
         why = "This control keeps its heads as initialised: not being trained is its purpose."
     else:
-        why = f"Its routers came from {plain(run['routers'] or 'elsewhere')}; the store holds no log of their training."
+        came = {"shipped": "with VMoER"}.get(str(run["routers"]), f"from {plain(run['routers'] or 'elsewhere')}")
+        why = f"Its routers came {came}; the store holds no log of their training."
     states.empty(
         "No training log for this run",
         "vmoer run SPEC.yaml   # with `routers: {train: {data: …, validation: …}}`",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.components.pagefile import page_file
 from pipelines.dashboard import MAIN
 from store.catalog import seal
 from store.publish import publish
@@ -95,6 +99,7 @@ def test_a_link_to_an_unknown_run_says_so_and_shows_no_other_run(
         ("layers", {"run": FCVR, "layer": "99"}),
         ("layers", {"run": FCVR, "gamma": "0.123"}),
         ("layers", {"run": FCVR, "mode": "sideways"}),
+        ("layers", {"run": FCVR, "view": "everything"}),
         ("layers", {"run": FCVR, "layer": "first"}),
         ("layers", {"run": [FCVR, DETERMINISTIC]}),
         ("calibration", {"runs": FCVR, "datasets": "elsewhere"}),
@@ -162,6 +167,22 @@ def test_the_tokens_of_a_layer_follow_the_layer(home: Path, monkeypatch: pytest.
     assert not ranked[0].equals(ranked[1])
 
 
+def test_the_file_of_a_page_holds_every_figure_also_of_views_that_are_not_open(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_page(monkeypatch, home, "layers", {"run": FCVR, "layer": "3", "view": "spread"})
+    assert "Page as ZIP" in [button.label for button in app.get("download_button")]
+    figures = app.session_state["vmoer.figures"].figures
+    assert {"profile", "noise", "runs", "leverage", "quadrant", "experts", "tokens", "questions"} <= set(figures)
+    kept = {key: figures[key] for key in ("profile", "quadrant", "tokens")}
+    with zipfile.ZipFile(io.BytesIO(page_file("layers", kept))) as archive:
+        names = archive.namelist()
+        cards = json.loads(archive.read("card.json"))
+    assert sum(name.endswith(".csv") for name in names) == 3
+    assert sum(name.endswith(".svg") for name in names) == 2  # the tokens are a table
+    assert [card["runs"][0]["run_id"] for card in cards["figures"]][-1] == FCVR
+
+
 def test_a_run_without_a_trace_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_store(tmp_path, runs=("deterministic",), layers=3, experts=4, top_k=2, examples=6, publish_now=False)
     for table in ("routing", "tokens", "examples"):
@@ -178,12 +199,13 @@ def test_the_numeric_noise_floor_stands_beside_the_runs_or_the_command_that_meas
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_store(tmp_path, runs=("deterministic", "fcvr"), layers=3, experts=4, top_k=2, examples=6)
-    assert "numeric noise floor says nothing" in said(open_page(monkeypatch, tmp_path, "layers", {"run": FCVR}))
+    link: dict[str, str | list[str]] = {"run": FCVR, "view": "runs"}
+    assert "numeric noise floor says nothing" in said(open_page(monkeypatch, tmp_path, "layers", link))
     shutil.rmtree(tmp_path / "facts" / "table=noise_floor")
     for one in (DETERMINISTIC, FCVR):
         seal(tmp_path, one)
     publish(tmp_path)
-    found = said(open_page(monkeypatch, tmp_path, "layers", {"run": FCVR}))
+    found = said(open_page(monkeypatch, tmp_path, "layers", link))
     assert "No numeric noise floor is stored" in found
     assert "vmoer run SPEC" in found
 

@@ -15,7 +15,8 @@ import pytest
 from app import report
 from app.components.page import Page
 from app.data import open_data
-from app.sections import Section, sections
+from app.exports import Section
+from app.sections import sections
 from app.settings import Settings
 from store.reader import open_store
 from tests.store.factory import make_store, run_id

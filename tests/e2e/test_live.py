@@ -96,6 +96,15 @@ def test_an_uploaded_file_of_prompts_comes_back_as_results(
         page.locator(".strip").wait_for()
         settle(page)
         assert page.locator(".strip span").count() == tokens[1]
+        page.get_by_role("button", name="Keep as a run").click()
+        page.get_by_text("Watch it on the Jobs page").click()
+        page.get_by_role("heading", name="inspected").wait_for()
+        found = re.search(r"job=([0-9a-f-]+)", page.url)
+        assert found
+        kept = jobs.job_spec(found[1], lively[1])
+        assert kept["methods"] == ["fcvr"]
+        done = jobs.wait(found[1], timeout=90, settings=lively[1])
+        assert done.status == "finished", done.message
 
 
 def test_many_prompts_become_a_job_that_the_jobs_page_shows(
@@ -109,7 +118,7 @@ def test_many_prompts_become_a_job_that_the_jobs_page_shows(
         send(page)
         page.get_by_text("Watch it on the Jobs page").click()
         page.get_by_role("heading", name="inspected").wait_for()
-        (job,) = jobs.list_jobs(lively[1])
+        job = jobs.list_jobs(lively[1])[0]  # the newest
         assert f"job={job.job_id}" in page.url
         done = jobs.wait(job.job_id, timeout=90, settings=lively[1])
         assert done.status == "finished", done.message
