@@ -74,7 +74,7 @@ pipelines: setup-dev
 	$(BIN)/pytest -n 2 --dist loadfile tests/pipelines
 
 browser: setup-dev
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest -n 2 --dist loadfile tests/e2e
 
 bench: setup-dev
 	$(BIN)/vmoer bench all

@@ -147,7 +147,7 @@ def company(frame: pd.DataFrame, *, n_experts: int, expert: int | None = None) -
             y=y,
             color=alt.Color(
                 "log_lift:Q",
-                title="together, against chance (log₂: +1 = twice, −1 = half)",
+                title="log₂ of together ÷ by chance",
                 scale=alt.Scale(domain=[-bound, bound], domainMid=0, clamp=True, interpolate="rgb"),
                 legend=alt.Legend(orient="top", gradientLength=180, titleLimit=420, format="+.1f"),
             ),

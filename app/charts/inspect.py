@@ -96,9 +96,9 @@ def entropies(frame: pd.DataFrame) -> alt.LayerChart:
                 "kind:N",
                 title=None,
                 scale=alt.Scale(domain=kinds),
-                legend=alt.Legend(orient="top", direction="vertical", labelLimit=260),
+                legend=alt.Legend(orient="top", direction="vertical", labelLimit=260, symbolType="stroke"),
             ),
-            strokeDash=alt.StrokeDash("kind:N", title=None, scale=alt.Scale(domain=kinds)),
+            strokeDash=alt.StrokeDash("kind:N", title=None, scale=alt.Scale(domain=kinds), legend=None),
             tooltip=[
                 tip("step:O", "new token"),
                 tip("token:N", "token taken"),

@@ -122,7 +122,7 @@ def head(title: str, lead: str) -> Settings:
         st.title(title, anchor=False)
         with st.container(horizontal=True, width="content", vertical_alignment="center", gap="small"):
             begin(st.container(width="content"))
-            with st.container(width="content"):
+            with st.container(width="content", gap=None):
                 help_key()
     st.markdown(lead)
     try:

@@ -86,8 +86,8 @@ def draw_company(page: Page, run_id: str, dataset: str, layer: int, experts: int
         rows,
         key="company",
         note=f"{depth.read_note(page, run_id, dataset, layer)[0].upper()}"
-        f"{depth.read_note(page, run_id, dataset, layer)[1:]} of {dataset}. Orange: together more often than if "
-        f"independent, blue: less often; empty: never.{said}",
+        f"{depth.read_note(page, run_id, dataset, layer)[1:]} of {dataset}. Orange: together more often than by "
+        f"chance (+1 = twice as often), blue: less often; empty: never.{said}",
         alt_text=f"Co-occurrence of the experts of layer {layer}",
         card=page.card([run_id], f"Layer {layer}", "expert_pairs"),
         explains=("lift",),

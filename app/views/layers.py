@@ -200,8 +200,8 @@ def choices(page: Page, run_id: str, gammas: list[float], layers: list[int], dat
             with st.container(width=240):
                 link.select("dataset", "Data set of tokens", datasets)
     page.banners([run_id])
+    link.select("view", "Show", list(VIEWS), show=lambda name: VIEWS[name][0], kind="buttons")
     with st.container(horizontal=True, gap="medium"):
-        link.select("view", "Show", list(VIEWS), show=lambda name: VIEWS[name][0], kind="buttons")
         for name in VIEWS[link.text("view")][2]:
             title, options = CHOICES[name]
             link.select(name, title, list(options), show=options.__getitem__, kind="buttons")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +17,7 @@ from store.reader import open_store
 from tests.store.factory import run_id
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 pytestmark = pytest.mark.browser
 
@@ -31,13 +32,20 @@ SETTLED = """() => !document.querySelector('[data-testid="stStatusWidget"]')
 TIMEOUT = 90_000
 
 
+@cache
+def shared_context(browser: Browser) -> BrowserContext:
+    """One browser profile for all tests: the dashboard keeps nothing in it, and its scripts are loaded once."""
+    return browser.new_context(accept_downloads=True)
+
+
 @contextmanager
 def opened(
     browser: Browser, url: str, theme: Literal["light", "dark"] = "light", width: int = 1440
 ) -> Iterator[tuple[Page, list[str]]]:
     """A settled page at ``url`` and the list of requests that left this machine."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, accept_downloads=True)
-    page = context.new_page()
+    page = shared_context(browser).new_page()
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=theme)
     page.set_default_timeout(TIMEOUT)
     elsewhere: list[str] = []
     page.on("request", lambda request: elsewhere.append(request.url) if leaves(request.url) else None)
@@ -46,7 +54,7 @@ def opened(
         settle(page)
         yield page, elsewhere
     finally:
-        context.close()
+        page.close()
 
 
 def leaves(url: str) -> bool:
@@ -58,7 +66,7 @@ def settle(page: Page) -> None:
     """Wait until the script has run and nothing on the page is stale."""
     page.wait_for_selector("h1")
     page.wait_for_function(SETTLED)
-    page.wait_for_timeout(600)
+    page.wait_for_timeout(300)
     page.wait_for_function(SETTLED)
 
 
@@ -66,7 +74,7 @@ def full_height(page: Page, width: int) -> None:
     """Make the window as tall as the page, so that a screenshot holds all of it."""
     height = page.evaluate("document.querySelector('[data-testid=\"stMain\"]').scrollHeight")
     page.set_viewport_size({"width": width, "height": min(int(height) + 60, 9000)})
-    page.wait_for_timeout(800)
+    page.wait_for_timeout(300)
 
 
 def overflow(page: Page) -> int:
