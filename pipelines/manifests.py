@@ -123,7 +123,8 @@ def recheck(home: Path, spec: Spec) -> list[str]:
     """Reopen the finished runs of a spec that have missing or damaged shards; returns a sentence for each shard.
 
     A damaged shard is removed, so that exactly it is computed again: its bytes are not those that were sealed, and
-    nothing in it can be trusted.
+    nothing in it can be trusted. A merged shard no longer says which steps its rows came from: one that is lost costs
+    every step of its run whose shards were merged.
     """
     found = []
     for run in spec.runs():
@@ -135,8 +136,16 @@ def recheck(home: Path, spec: Spec) -> list[str]:
             write_manifest(home, replace(manifest, status="cancelled", shards=None))
             for path in lost:
                 path.unlink(missing_ok=True)
-            found += [f"{run.run_id}: {reason}; it is computed again" for reason in lost.values()]
+            entries = [entry for listed in (manifest.shards or {}).values() for entry in listed]
+            merged = {entry["name"]: entry.get("merged") for entry in entries}
+            found += [f"{run.run_id}: {reason}; {_again(merged[path.name])}" for path, reason in lost.items()]
     return found
+
+
+def _again(merged: int | None) -> str:
+    if merged is None:
+        return "it is computed again"
+    return f"it was merged from {merged} shards by `vmoer compact`, so every merged step of the run is computed again"
 
 
 def _lost(home: Path, manifest: RunManifest) -> Iterator[tuple[Path, str]]:

@@ -168,7 +168,7 @@ def _holds_prompts(path: Path) -> bool:
             return path.suffix != ".parquet"
         try:
             names = pq.read_schema(path).names
-        except pa.ArrowException:
+        except (pa.ArrowException, UnicodeDecodeError):
             return False  # reading the rows will say what is wrong
     return "choices" not in names and ("prompt" in names or "text" in names)
 

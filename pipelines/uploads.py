@@ -99,7 +99,7 @@ def _text_rows(content: bytes, name: str) -> Iterable[tuple[str, Any, Any]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{name} is not UTF-8 text (byte {error.start:,}) and not Parquet") from None
-    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    first = next((line.strip() for _, line in _lines(text) if line.strip()), "")
     if first.startswith(("{", '"')) and _is_json(first):
         return _json_rows(text, name)
     header = next(csv.reader([first]), []) if len(first) < 100_000 else []
@@ -153,7 +153,8 @@ def _csv_rows(text: str, name: str) -> Iterator[tuple[str, Any, Any]]:
     try:
         header = [field.strip().lower() for field in next(row for row in reader if row)]
         column = _prompt_column(header)
-        assert column is not None
+        if column is None:  # a quote that is not closed on the first line makes another header of it
+            raise DataError(f"{name} line {reader.line_num} has no {_or_list()}")
         where, identifier = header.index(column), header.index("id") if "id" in header else None
         for row in reader:
             if not row:

@@ -22,7 +22,8 @@ class RunManifest:
     """One run: the columns of ``runs``, its model's row, its data sets' rows, its card, and once sealed its shards.
 
     ``started_at`` and ``ended_at`` are UTC in ISO 8601; ``shards`` maps each table to
-    ``[{"name", "sha256", "rows"}, …]`` and is None until ``seal`` has run.
+    ``[{"name", "sha256", "rows"}, …]`` and is None until ``seal`` has run; a shard that compacting made has ``merged``,
+    the number of shards that were merged.
     """
 
     run_id: str

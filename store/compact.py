@@ -80,8 +80,9 @@ def _merge_run(home: layout.Home, run_id: str, rows_per_shard: int) -> tuple[int
             if files.sha256(path) != entry["sha256"]:
                 raise CorruptShardError(shards.changed(path))
         merged = list(_write_merged(home, schema.TABLES[name], run_id, paths[name], rows_per_shard))
+        steps = sum(int(entry.get("merged", 1)) for entry in entries)
         listed[name] = [
-            {"name": path.name, "sha256": files.sha256(path), "rows": shards.read_info(path).rows}
+            {"name": path.name, "sha256": files.sha256(path), "rows": shards.read_info(path).rows, "merged": steps}
             for path in sorted(merged)
         ]
         before, after = before + len(entries), after + len(merged)

@@ -22,7 +22,7 @@ def connect(
     """A DuckDB connection that loads no extension and spills to a temporary folder of its own."""
     # Two databases that share a spill folder overwrite each other's files.
     spill = Path(tempfile.gettempdir()) / f"vmoer-duckdb-{secrets.token_hex(6)}"
-    return duckdb.connect(
+    connection = duckdb.connect(
         str(path),
         config={
             "threads": threads,
@@ -32,6 +32,8 @@ def connect(
             "autoload_known_extensions": "false",
         },
     )
+    connection.execute("SET enable_progress_bar = false")  # standard output is for results
+    return connection
 
 
 def literal(text: str) -> str:

@@ -133,7 +133,7 @@ def check_pages(path: Path) -> None:
                 shard.read_row_group(group)
     except FileNotFoundError:
         raise CorruptShardError(f"shard {display(path)} is missing") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:  # a column's name may be no text
         raise CorruptShardError(f"shard {display(path)} is damaged: {_reason(error)}") from error
 
 

@@ -22,7 +22,10 @@ from pipelines.errors import DataError, SpecError
 from pipelines.questions import load_questions
 from pipelines.settings import Settings
 from pipelines.spec import DataSource, parse_spec
+from pipelines.uploads import parse_prompts
 from pipelines.yamlfile import read_file, read_mapping
+from store.errors import CorruptShardError, StoreError
+from store.shards import check_info, check_pages, write_shard
 from vmoer import safefile
 from vmoer.errors import ModelSourceError, UnsupportedModelError, VmoerError
 from vmoer.modelfolder import INDEX, check_folder
@@ -170,6 +173,61 @@ def test_no_damage_to_a_question_file_is_anything_but_refused_or_read(tmp_path: 
             outcomes.add(len(load_questions(source, settings=Settings(max_questions=1000)).questions) > 0)
         except DataError as error:
             outcomes.add("\n" in str(error) and "two lines")
+    assert outcomes == {True, False}
+
+
+def test_a_column_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Found by fuzzing: Arrow decodes names late, in an error of its own."""
+    path = tmp_path / "q.parquet"
+    source = stored(path, [question(0)])
+    path.write_bytes(path.read_bytes().replace(b"answer", b"ans\x8aer"))
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        load_questions(source)
+    with pytest.raises(DataError, match="Parquet"):
+        parse_prompts(path.read_bytes(), Settings())
+    with pytest.raises(CorruptShardError, match="is damaged"):
+        check_pages(path)
+
+
+@pytest.mark.parametrize("content", [b"id,prompt\x0b1,a\n2,b\n", b'id,"prompt\n1",a\n'])
+def test_a_header_that_is_another_one_as_csv_is_refused_or_text(content: bytes) -> None:
+    """Found by fuzzing: what the first line looks like and what it is as CSV may differ."""
+    try:
+        assert len(parse_prompts(content, Settings())) == 2
+    except DataError as error:
+        assert "has no 'prompt'" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"prompt": "a", "id": "1"}\n{"prompt": "b", "id": "2"}\n"c"\n',
+        b'id,prompt\n1,a\n2,"b\nc"\n',
+    ],
+    ids=["jsonl", "csv"],
+)
+def test_no_damage_to_an_upload_is_anything_but_refused_or_read(content: bytes) -> None:
+    outcomes = set()
+    for damaged in mutations(content, 1500, seed=4):
+        try:
+            outcomes.add(len(parse_prompts(damaged, Settings())) > 0)
+        except DataError as error:
+            outcomes.add("\n" in str(error) and "two lines")
+    assert outcomes == {True, False}
+
+
+def test_no_damage_to_a_shard_is_anything_but_refused_or_read(tmp_path: Path) -> None:
+    rows = {"step": [1, 2, 3], "layer": -1, "quantity": "loss", "value": [0.3, 0.2, 0.1]}
+    path = write_shard(tmp_path, "training_log", "m.deterministic.none.0", "a", rows)
+    outcomes = set()
+    for damaged in mutations(path.read_bytes(), 400, seed=5):
+        path.write_bytes(damaged)
+        for check in (lambda: check_info(path, "training_log", "m.deterministic.none.0"), lambda: check_pages(path)):
+            try:
+                check()
+                outcomes.add(True)
+            except StoreError as error:
+                outcomes.add("\n" in str(error) and "two lines")
     assert outcomes == {True, False}
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 
 import duckdb
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipelines.bench import manifest
 from store import schema
 from store.catalog import read_manifest, seal, write_manifest
 from store.errors import CorruptShardError, NotFoundError, StoreError
@@ -277,3 +279,51 @@ def test_a_killed_export_leaves_the_old_file(home, tmp_path, repository):
     done = subprocess.run([sys.executable, "-c", script], cwd=repository, env=dict(os.environ))
     assert done.returncode == -9
     assert out.read_text() == "old"
+
+
+#: exports one run after the other; prints the peak memory of this process (KiB) after each
+EXPORT = """
+    import re, sys
+    from store import engine
+    from store.export import export_table
+    from store.reader import open_store
+
+    engine.MEMORY_LIMIT, engine.THREADS = "200MB", 1
+    with open_store(sys.argv[1]) as store:
+        for run_id in sys.argv[3:]:
+            export_table(store, run_id, "routing", "csv", sys.argv[2])
+            print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads its memory in /proc")
+def test_a_long_table_is_exported_piece_by_piece(tmp_path, repository):
+    runs = [replace(manifest(f"long.m.none.{number}", 32, 64, 8), status="running") for number in (0, 1)]
+    for run, questions in zip(runs, (96, 768), strict=True):
+        write_manifest(tmp_path / "data", run)
+        rows = questions * 40 * 32
+        chosen = np.tile(np.arange(8, dtype=np.uint16), (rows, 1))
+        facts = {
+            "dataset": "long",
+            "example_id": np.repeat(np.array([f"q{number}" for number in range(questions)], dtype=object), 40 * 32),
+            "position": np.tile(np.repeat(np.arange(40), 32), questions),
+            "layer": np.tile(np.arange(32), questions * 40),
+            "expert_index": chosen,
+            "gate_weight": np.random.default_rng(0).dirichlet(np.ones(8), rows).astype(np.float32),
+            "base_expert_index": chosen,
+            "overlap": np.full(rows, 8),
+            "top_k_margin": np.zeros(rows),
+            "routing_entropy": np.ones(rows),
+        }
+        missing = dict.fromkeys(set(schema.TABLES["routing"].column_names) - {*facts, "run_id"})
+        write_shard(tmp_path / "data", "routing", run.run_id, "all", facts | missing)
+        seal(tmp_path / "data", run.run_id, status="finished")
+    publish(tmp_path / "data")
+    output = tmp_path / "out.csv"
+    command = [sys.executable, "-c", textwrap.dedent(EXPORT), tmp_path / "data", output, *(run.run_id for run in runs)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    short, long = (int(line) * 1024 for line in done.stdout.split())
+    with output.open("rb") as lines:
+        assert sum(1 for _ in lines) == 768 * 40 * 32 + 1
+    assert long - short < output.stat().st_size / 3, "the memory grows with the table"
