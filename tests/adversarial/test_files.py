@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import shutil
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,21 @@ def test_a_column_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
         parse_prompts(path.read_bytes(), Settings())
     with pytest.raises(CorruptShardError, match="is damaged"):
         check_pages(path)
+
+
+#: zlib, base64: a file of two prompts whose footer says one thing about a column's levels and another one elsewhere
+CONTRADICTION = (
+    "eNp1Us1OwkAQnjabhhiu23STHnqhp4JAgjEGDrOkVfxB7MWfW8GmckBqQVCfwRfyTXwcZ7f8eNAv2Zmdb76Z2WR2hHGLG9zjXsAZB25xywUA"
+    "kw4zDLKJMmPK/C9pKdPmTHQ74FiLyVM6SzgDXq2ZjpUX81m+rMGlqiHqwDGnj5vQZsIVgQ8ur4qaBWKr5pSxIzvyKwOXBgI3oUtaS/jAqOxX"
+    "AfXaiYd/iu1Pw2Z+hRwI16liHF/fnpRvdL6NQ4VOhoQbLHGBuEaZYYSYYV+nUErEK3XpIw40sfe4uR7v4uEHNVVhGIWa1K1D3EHpZf5A9n1E"
+    "0jdUw4i8R7ku54T790gZaz/Zz9M41eTZ+Wp8J5vbkjLf64Hj5Unx8pou65M8rydFMV97q7RYTOfPXvuo0Wy0REArUFv4ovWN6Bv8AMTGZo8="
+)
+
+
+def test_a_footer_that_contradicts_itself_does_not_end_the_process() -> None:
+    """Found by fuzzing: Arrow aborts when it is asked for the metadata of such a column."""
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        parse_prompts(zlib.decompress(base64.b64decode(CONTRADICTION)), Settings())
 
 
 @pytest.mark.parametrize("content", [b"id,prompt\x0b1,a\n2,b\n", b'id,"prompt\n1",a\n'])
