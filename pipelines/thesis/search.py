@@ -87,8 +87,8 @@ def search_section(found: list[Duel]) -> Section:
     ]
     return Section(
         "Search for a posterior that learns",
-        "`fcvr`, answers averaged over routing samples, trained on the choice among the options; σ tuned on validation "
-        "NLL. Each row is the paired difference to one opponent, lower is better; *better* means that ECE **and** NLL "
+        "`fcvr`, answers averaged over routing samples, σ tuned on validation NLL; how each was trained is in the suite's "
+        "file. Each row is the paired difference to one opponent, lower is better; *better* means that ECE **and** NLL "
         "improve with intervals that leave out zero, as it comes or both after temperature scaling. A configuration "
         "counts on a set if it beats pretrained routers both ways, and each control (untrained heads, the two noises) "
         f"in one of them; it is *found* if it counts on {SETS_NEEDED} sets.",
