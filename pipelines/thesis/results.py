@@ -27,7 +27,10 @@ class Finding:
 
 
 class Results:
-    """The runs of one suite and form on one model; names are ``<suite>-<form>.<experiment>.<set>``."""
+    """The runs of one suite and form on one model; names are ``<suite>-<form>.<experiment>.<set>``.
+
+    Within a set the deterministic rows come first.
+    """
 
     def __init__(self, store: Store, prefix: str, model: str) -> None:
         runs = queries.runs(store)
@@ -39,7 +42,8 @@ class Results:
             part=parts[1] if len(mine) else [],
             questions=parts[2] if len(mine) else [],
             card=[json.loads(text) for text in mine["manifest"]],
-        ).sort_values(["part", "questions", "run_id"])
+            bayesian=mine["method"] != "deterministic",
+        ).sort_values(["part", "questions", "bayesian", "run_id"])
         ids = self.runs["run_id"].tolist()
         self._datasets = queries.datasets(store)
         self.metrics = queries.metrics(store, ids)
