@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,15 +30,27 @@ MAX_UNPACKED = 256 * 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP members carry no time, so the same runs give the same bytes
 
 
-def write_archive(home: layout.Home, runs: Sequence[str], output: Path, scratch: Path, label: dict[str, Any]) -> Path:
+#: result tables with a row per question, most of an archive's bytes
+PER_QUESTION = ("predictions", "ood_scores")
+
+
+def write_archive(
+    home: layout.Home,
+    runs: Sequence[str],
+    output: Path,
+    scratch: Path,
+    label: dict[str, Any],
+    leave_out: Collection[str] = (),
+) -> Path:
     """Pack finished runs into ``output``; ``label`` (commit, date) is kept in each manifest's card under ``archived``.
 
-    ``scratch`` is an empty folder to work in. Refused when a run is unfinished or the archive would be too large.
+    ``scratch`` is an empty folder to work in, ``leave_out`` names result tables that are not packed. Refused when a run
+    is unfinished or the archive would be too large.
     """
     if not runs:
         raise NotFoundError("there is no run to archive: `vmoer runs` lists those there are")
     for run_id in runs:
-        _copy_run(home, run_id, scratch, label)
+        _copy_run(home, run_id, scratch, label, leave_out)
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
@@ -76,7 +88,7 @@ def read_archive(archive: Path, home: layout.Home) -> list[str]:
     return wanted
 
 
-def _copy_run(home: layout.Home, run_id: str, target: Path, label: dict[str, Any]) -> None:
+def _copy_run(home: layout.Home, run_id: str, target: Path, label: dict[str, Any], leave_out: Collection[str]) -> None:
     manifest = read_manifest(home, run_id)
     if manifest.status != "finished" or manifest.shards is None:
         raise InvalidDataError(f"run {run_id} is {manifest.status}; only finished runs are archived")
@@ -86,7 +98,7 @@ def _copy_run(home: layout.Home, run_id: str, target: Path, label: dict[str, Any
     paths = shard_paths(home, manifest)
     write_manifest(target, _relabelled(manifest, archived, label))
     for table in schema.tables("result"):
-        if paths.get(table.name):
+        if paths.get(table.name) and table.name not in leave_out:
             rows = pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths[table.name]])
             rows = rows.cast(typed.arrow_schema(table)).sort_by([(name, "ascending") for name in table.key])
             if "baseline_run_id" in rows.column_names:

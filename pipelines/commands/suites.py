@@ -58,6 +58,7 @@ def reproduce(
 def archive(
     output: Annotated[Path, typer.Argument(help="File to write, e.g. results.zip.")],
     name: Annotated[str, typer.Option(help="Only runs whose experiment name begins so.")] = "",
+    summaries: Annotated[bool, typer.Option("--summaries", help="Leave out answers and scores per question.")] = False,
     json_: Json = False,
 ) -> None:
     """Pack the results of finished runs (no prompts, no routing) into one file that `vmoer import` reads."""
@@ -66,7 +67,7 @@ def archive(
 
     settings = load_settings()
     chosen = [row for row in run_rows(settings.home) if row["status"] == "finished" and row["name"].startswith(name)]
-    path = write_runs([row["run_id"] for row in chosen], settings, output)
+    path = write_runs([row["run_id"] for row in chosen], settings, output, summaries)
     if json_:
         console.print_json({"runs": len(chosen), "output": str(path), "bytes": path.stat().st_size})
     else:

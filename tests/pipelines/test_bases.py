@@ -17,7 +17,7 @@ from pipelines.errors import PipelineError
 from pipelines.manifests import existing
 from pipelines.runs import WITHOUT_KL, WITHOUT_PARAMETERS
 from pipelines.spec import Spec, parse_spec
-from store.archive import read_archive, write_archive
+from store.archive import PER_QUESTION, read_archive, write_archive
 from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
 from store.reader import open_store
 from store.verify import verify
@@ -188,6 +188,17 @@ def test_archive_holds_results_alone_and_reads_back_beside_the_originals(compute
         assert set(ours.query("SELECT baseline_run_id FROM comparisons")["baseline_run_id"]) <= known
     assert set(runs["name"]) == {"based (archived 2026-11-25, abc)"}
     assert runs["experiment"].str.startswith("archived-").all()
+
+
+def test_an_archive_of_summaries_has_no_rows_per_question(computed: Path, tmp_path: Path) -> None:
+    ids = [run.run_id for run in spec().runs()]
+    path = write_archive(computed, ids, tmp_path / "small.zip", _made(tmp_path / "scratch"), {}, PER_QUESTION)
+    read_archive(path, tmp_path / "new")
+    assert verify(tmp_path / "new") == []
+    with open_store(tmp_path / "new") as ours, open_store(computed) as theirs:
+        assert len(ours.query("SELECT * FROM metrics")) == len(theirs.query("SELECT * FROM metrics"))
+        assert [len(ours.query(f"SELECT * FROM {name}")) for name in PER_QUESTION] == [0, 0]  # noqa: S608  fixed names
+        assert len(theirs.query("SELECT * FROM predictions"))
 
 
 def test_hostile_archives_are_refused_by_name(computed: Path, tmp_path: Path) -> None:
