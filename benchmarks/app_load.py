@@ -7,12 +7,13 @@
 First paint is the time from asking for a page to its first chart in a fresh browser session; an interaction is the
 time from a click to what it asked for. ``--processor`` counts the processor seconds of the server instead, for the
 first run of a page, a repeated one, and one with another layer; the browser's part is not in it. With ``--sessions``
-many browsers click at once and every exception counts.
+many browsers open pages at once beside a worker that computes, whose runs stay in FOLDER; every exception counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import shutil
 import socket
@@ -25,29 +26,40 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
+from benchmarks.sessions import keep_writing
+from pipelines import serve
 from pipelines.dashboard import MAIN, streamlit_command
+from pipelines.settings import Settings
+from tests.store.factory import run_id
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 PAINT_GOAL, CLICK_GOAL = 2.0, 0.4
+RUN = run_id("fcvr")  # named in every link: what a job adds meanwhile is not what is measured
 PAGES = {
-    "overview": "",
-    "layers": "layers",
-    "experts": "experts",
-    "calibration": "calibration",
-    "ood": "ood",
-    "compare": "compare",
-    "training": "training",
+    "overview": {"run": RUN},
+    "layers": {"run": RUN},
+    "experts": {"run": RUN},
+    "calibration": {"runs": RUN},
+    "ood": {"run": RUN},
+    "compare": {"run": RUN, "baseline": run_id("deterministic")},
+    "training": {"run": RUN},
 }
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 #: the finished page: nothing running, nothing stale
 SETTLED = """() => !document.querySelector('[data-testid="stStatusWidget"]')
     && document.querySelectorAll('[data-stale="true"]').length === 0"""
+
+
+def link(name: str, **more: str) -> str:
+    """Path and query of a page that shows the large runs."""
+    return f"{'' if name == 'overview' else name}?{urlencode({**PAGES[name], **more})}"
 
 
 @contextmanager
@@ -151,20 +163,21 @@ def _clicked(page: Page, name: str, changed: str, shown: Any) -> float:
 
 
 CLICKS: dict[str, tuple[str, Callable[[Page], float]]] = {
-    "layers: next layer": ("layers?layer=3", next_layer),
-    "experts: next layer": ("experts?layer=3", next_layer),
-    "calibration: other bins": ("calibration", other_bins),
-    "ood: other curve": ("ood", other_curve),
-    "compare: next question": ("compare", next_question),
+    "layers: next layer": (link("layers", layer="3"), next_layer),
+    "experts: next layer": (link("experts", layer="3"), next_layer),
+    "calibration: other bins": (link("calibration"), other_bins),
+    "ood: other curve": (link("ood"), other_curve),
+    "compare: next question": (link("compare"), next_question),
 }
 
 
 def measure(home: Path, repeat: int) -> Iterator[dict[str, Any]]:
     """One row per page and click as soon as it is measured: median and worst of ``repeat``, beside its goal."""
     with served(home) as address, browser() as chromium:
-        for name, path in PAGES.items():
-            first = paint(chromium, f"{address}/{path}")
-            row = _row(f"first paint, {name}", [paint(chromium, f"{address}/{path}") for _ in range(repeat)])
+        for name in PAGES:
+            url = f"{address}/{link(name)}"
+            first = paint(chromium, url)
+            row = _row(f"first paint, {name}", [paint(chromium, url) for _ in range(repeat)])
             yield {**row, "detail": f"{row['detail']}; the server's first time {first:.2f}"}
         for name, (path, click) in CLICKS.items():
             context = chromium.new_context(viewport={"width": 1440, "height": 900})
@@ -195,6 +208,8 @@ def processor(home: Path, repeat: int) -> Iterator[dict[str, Any]]:
     for name in PAGES:
         app = AppTest.from_file(str(MAIN), default_timeout=300)
         app.switch_page(f"views/{name}.py")
+        for key, value in PAGES[name].items():
+            app.query_params[key] = value
         first = _spent(app.run)
         again = [_spent(app.run) for _ in range(repeat)]
         yield _row(f"{name}: first run", [first])
@@ -217,20 +232,38 @@ def _spent(work: Callable[[], Any]) -> float:
 
 @dataclass
 class Crowd:
-    """What many sessions met: seconds of each interaction, and every exception."""
+    """What many sessions met: seconds of each interaction, every exception, experiments written meanwhile."""
 
     times: list[float] = field(default_factory=list)
+    written: int = 0
     exceptions: list[str] = field(default_factory=list)
 
 
+@contextmanager
+def worker(settings: Settings) -> Iterator[None]:
+    """A worker on the data folder."""
+    process = serve.start_worker(settings, "cpu")
+    try:
+        yield
+    finally:
+        serve.stop([process] if process is not None else [])
+
+
 def crowd(home: Path, sessions: int, seconds: float) -> Crowd:
-    """``sessions`` browser sessions that walk through the pages at once for that long; threads hold five each."""
+    """``sessions`` browser sessions walk through the pages for that long, five in a thread, while a worker computes.
+
+    The worker takes one experiment after the other, whose runs stay in the data folder.
+    """
     found = Crowd()
-    with served(home) as address:
+    settings = replace(Settings(), home=home, cache=Path("~/.cache/vmoer").expanduser())
+    with served(home) as address, worker(settings):
         end = time.monotonic() + seconds
         threads = [
-            threading.Thread(target=_walk, args=(address, range(start, min(start + 5, sessions)), end, found))
-            for start in range(0, sessions, 5)
+            threading.Thread(target=lambda: setattr(found, "written", asyncio.run(keep_writing(settings, end)))),
+            *(
+                threading.Thread(target=_walk, args=(address, range(start, min(start + 5, sessions)), end, found))
+                for start in range(0, sessions, 5)
+            ),
         ]
         for thread in threads:
             thread.start()
@@ -241,7 +274,7 @@ def crowd(home: Path, sessions: int, seconds: float) -> Crowd:
 
 def _walk(address: str, numbers: range, end: float, found: Crowd) -> None:
     """Sessions of one thread take turns: each opens the next page in its own context and waits for its chart."""
-    paths = list(PAGES.values())
+    paths = [link(name) for name in PAGES]
     with browser() as chromium:
         pages = []
         for _ in numbers:
@@ -276,10 +309,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.sessions:
         found = crowd(arguments.folder, arguments.sessions, 60 * arguments.minutes)
-        ordered = sorted(found.times)
+        ordered = sorted(found.times) or [float("nan")]
         middle, late = (ordered[min(int(q * len(ordered)), len(ordered) - 1)] for q in (0.5, 0.95))
-        print(f"{arguments.sessions} sessions, {arguments.minutes:g} min: {len(ordered)} page loads")
+        print(f"{arguments.sessions} sessions, {arguments.minutes:g} min: {len(found.times)} page loads")
         print(f"median {middle:.2f} s, p95 {late:.2f} s, {len(found.exceptions)} exceptions")
+        print(f"experiments written meanwhile: {found.written}; load average {os.getloadavg()[0]:.1f}")
         print("\n".join(sorted(set(found.exceptions))[:5]))
         return
     work = processor if arguments.processor else measure

@@ -29,7 +29,7 @@ def progress_text(job: Any) -> str:
     if job.total:
         parts.append(f"{job.done:,} of {job.total:,}")
     if job.rate:
-        parts.append(f"{job.rate:.3g}/s")
+        parts.append(f"{job.rate:,.0f}/s" if job.rate >= 100 else f"{job.rate:.3g}/s")
     if job.eta_seconds is not None:
         parts.append(f"{duration(job.eta_seconds)} left")
     if job.message:

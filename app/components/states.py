@@ -16,7 +16,7 @@ def empty(what: str, command: str | None = None, *, why: str = "") -> None:
     with st.container(border=True):
         st.markdown(f"**{what}**" + (f"  \n{why}" if why else ""))
         if command:
-            st.markdown("This makes it:")
+            st.markdown("The command for it:")
             st.code(command, language="bash", wrap_lines=True)
             if command.startswith("vmoer run"):
                 st.page_link("views/jobs.py", label="or start it with the form of the Jobs page →", query_params={})

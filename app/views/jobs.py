@@ -36,7 +36,6 @@ def listing(found: list[jobs.Job]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "job": job.job_id,
                 "name": job.name,
                 "status": job.status,
                 "stage": job.stage,
@@ -45,6 +44,7 @@ def listing(found: list[jobs.Job]) -> pd.DataFrame:
                 "submitted": job.submitted_at,
                 "runs": len(job.run_ids),
                 "message": job.message,
+                "job": job.job_id,
             }
             for job in found
         ]
@@ -140,7 +140,8 @@ def _log(job: jobs.Job, limits: Settings) -> None:
         st.caption("No log yet: it begins when a worker takes the job.")
         return
     lines = [_line(entry) for entry in reversed(entries)]
-    st.caption(f"The last {len(lines)} entries of its log, newest first (UTC); `vmoer jobs logs` shows all")
+    count = f"{len(lines)} entries" if len(lines) > 1 else "entry"
+    st.caption(f"The last {count} of its log, newest first (UTC); `vmoer jobs logs` shows all")
     st.code("\n".join(lines), language=None, height=220, wrap_lines=True)
 
 
