@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
@@ -38,14 +39,44 @@ def layer_axis(layers: Iterable[int], *, title: str | None = "layer (0 = first b
         title=title,
         sort=None,
         scale=alt.Scale(domain=[int(layer) for layer in layers], paddingInner=0.06),
-        axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=False),
+        axis=index_axis(),
     )
+
+
+def index_axis(*, grid: bool = False) -> alt.Axis:
+    """The axis of whole numbers such as experts, positions or steps: upright, and thinned where there are many."""
+    return alt.Axis(labelAngle=0, labelOverlap="greedy", grid=grid)
 
 
 def left_axis(title: str, *, form: str | None = None, grid: bool = True) -> alt.Axis:
     """A vertical axis of fixed width (see :data:`LAYER_AXIS_EXTENT`)."""
     options = {"format": form} if form else {}
     return alt.Axis(title=title, minExtent=LAYER_AXIS_EXTENT, maxExtent=LAYER_AXIS_EXTENT, grid=grid, **options)
+
+
+def unit_scale() -> alt.Scale:
+    """From 0 to 1, exactly."""
+    return alt.Scale(domain=[0, 1], nice=False)
+
+
+def key_legend(columns: int = 2, *, lines: bool = False, values: Sequence[str] | None = None) -> alt.Legend:
+    """What colours and shapes stand for, above the chart and at full strength; ``lines`` for a chart of lines."""
+    look: dict[str, Any] = {"symbolType": "stroke", "symbolStrokeWidth": 2} if lines else {}
+    if values is not None:
+        look["values"] = list(values)
+    return alt.Legend(orient="top", columns=columns, labelLimit=300, title=None, symbolOpacity=1, **look)
+
+
+def ramp_legend(form: str, *, orient: Literal["top", "bottom"] = "top") -> alt.Legend:
+    """The scale of a heatmap's colour with numbers in the d3 format ``form``; its title fits a phone."""
+    return alt.Legend(orient=orient, gradientLength=180, titleLimit=300, format=form)
+
+
+def zero_line(*, horizontal: bool = True, dash: Sequence[int] = ()) -> alt.Chart:
+    """The line of no difference."""
+    frame = pd.DataFrame({"at": [0.0]})
+    line = alt.Chart(frame).mark_rule(color=NEUTRAL, **({"strokeDash": list(dash)} if dash else {}))
+    return line.encode(y=alt.Y("at:Q")) if horizontal else line.encode(x=alt.X("at:Q"))
 
 
 def layer_selection() -> alt.Parameter:

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from app.charts.base import require, stack, tip
+from app.charts.base import key_legend, require, stack, tip, unit_scale
 from app.palette import NEUTRAL
 from vmoer import metrics
 
@@ -37,7 +37,7 @@ def reliability_diagram(bins: pd.DataFrame, *, top: float | None = None) -> alt.
     full["gap"] = full["mean_confidence"] - full["accuracy"]
     full["direction"] = full["gap"].map(direction)
     full["size"] = (full["n"] < FEW).map({True: f"under {FEW} examples", False: f"{FEW} or more"})
-    unit = alt.Scale(domain=[0, 1], nice=False)
+    unit = unit_scale()
     x_axis = alt.Axis(format=".0%", tickCount=6, grid=True, labelFlush=True)
     x = alt.X("mean_confidence:Q", title=None, scale=unit, axis=alt.Axis(labels=False, tickCount=6, title=None))
     y = alt.Y("accuracy:Q", title="accuracy", scale=unit, axis=alt.Axis(format=".0%", tickCount=6, minExtent=42))
@@ -125,9 +125,7 @@ def interval_dots(
     if group:
         groups = list(dict.fromkeys(data[group]))
         encodings = {
-            "color": alt.Color(
-                f"{group}:N", title=None, scale=alt.Scale(domain=groups), legend=alt.Legend(orient="top", columns=3)
-            ),
+            "color": alt.Color(f"{group}:N", title=None, scale=alt.Scale(domain=groups), legend=key_legend(3)),
             "shape": alt.Shape(f"{group}:N", title=None, scale=alt.Scale(domain=groups)),
         }
         # Both groups of a row beside each other, so that their intervals do not hide one another.
@@ -174,7 +172,7 @@ def risk_coverage(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChar
     dashes = [[1, 0], [7, 3], [2, 2], [9, 2, 2, 2], [4, 4], [12, 3]]
     names = list(order)
     scale = alt.Scale(domain=names)
-    legend = alt.Legend(orient="top", columns=1, labelLimit=420, title=None, symbolType="stroke", symbolStrokeWidth=2)
+    legend = key_legend(1, lines=True)
     lines = (
         alt.Chart(data)
         .mark_line(strokeWidth=2, interpolate="step-before")
@@ -182,7 +180,7 @@ def risk_coverage(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChar
             x=alt.X(
                 "coverage:Q",
                 title="coverage (surest share of the answers)",
-                scale=alt.Scale(domain=[0, 1], nice=False),
+                scale=unit_scale(),
                 axis=alt.Axis(format=".0%"),
             ),
             y=alt.Y("risk:Q", title="risk (error rate among them)", axis=alt.Axis(format=".0%")),

@@ -7,7 +7,20 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from app.charts.base import layer_axis, layer_selection, left_axis, require, selected_outline, stack, tip
+from app.charts.base import (
+    index_axis,
+    key_legend,
+    layer_axis,
+    layer_selection,
+    left_axis,
+    ramp_legend,
+    require,
+    selected_outline,
+    stack,
+    tip,
+    unit_scale,
+    zero_line,
+)
 from app.palette import BETTER, CALM, MARK, NEUTRAL, WORSE
 
 OUTCOMES = ("both right", "wrong → right", "right → wrong", "both wrong")
@@ -26,8 +39,8 @@ def overlap_by_layer(
         .mark_bar(cornerRadius=2)
         .encode(
             x=layer_axis(layers),
-            y=alt.Y("mean_jaccard:Q", scale=alt.Scale(domain=[0, 1]), axis=left_axis("Jaccard (1 = same)", form=".1f")),
-            color=alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds), legend=alt.Legend(orient="top")),
+            y=alt.Y("mean_jaccard:Q", scale=unit_scale(), axis=left_axis("Jaccard (1 = same)", form=".1f")),
+            color=alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds), legend=key_legend()),
             tooltip=[
                 tip("layer:O", "layer"),
                 tip("kind:N", "router of the second run"),
@@ -55,7 +68,7 @@ def load_change(frame: pd.DataFrame, layers: Sequence[int], *, layer: int | None
                 "change:Q",
                 title="change of load share",
                 scale=alt.Scale(domain=[-bound, bound], domainMid=0, interpolate="rgb"),
-                legend=alt.Legend(orient="top", gradientLength=180, titleLimit=420, format="+.1%"),
+                legend=ramp_legend("+.1%"),
             ),
             tooltip=[
                 tip("layer:O", "layer"),
@@ -84,14 +97,14 @@ def flips(frame: pd.DataFrame) -> alt.Chart:
                 "share:Q",
                 title="share of questions",
                 stack="zero",
-                scale=alt.Scale(domain=[0, 1]),
+                scale=unit_scale(),
                 axis=alt.Axis(format=".0%"),
             ),
             color=alt.Color(
                 "outcome:N",
                 title=None,
                 scale=alt.Scale(domain=list(OUTCOMES), range=OUTCOME_COLOURS),
-                legend=alt.Legend(orient="top", columns=2),
+                legend=key_legend(2),
             ),
             order=alt.Order("order:Q"),
             tooltip=[
@@ -142,14 +155,14 @@ def differences(frame: pd.DataFrame, *, title: str, percent: bool, row: str = "d
             ],
         )
     )
-    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[4, 3]).encode(x=alt.X("at:Q"))
+    zero = zero_line(horizontal=False, dash=(4, 3))
     return stack(zero, interval, points, height=30 * data[row].nunique())
 
 
 def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.LayerChart:
     """Confidence of the second run over the first, one mark per shared question, shaped by its outcome."""
     data = require(frame, "dataset", "example_id", "confidence_a", "confidence_b", "outcome")
-    unit = alt.Scale(domain=[0, 1], nice=False)
+    unit = unit_scale()
     x = alt.X("confidence_a:Q", title=f"confidence, {first}", scale=unit, axis=alt.Axis(format=".0%"))
     y = alt.Y("confidence_b:Q", title=f"confidence, {second}", scale=unit, axis=alt.Axis(format=".0%"))
     same = (
@@ -169,7 +182,7 @@ def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.L
                 "outcome:N",
                 title=None,
                 scale=alt.Scale(domain=domain, range=OUTCOME_COLOURS),
-                legend=alt.Legend(orient="top", columns=2),
+                legend=key_legend(2),
             ),
             shape=alt.Shape(
                 "outcome:N",
@@ -207,7 +220,7 @@ def token_heatmap(
         "position:O",
         title="token position",
         scale=alt.Scale(domain=positions),
-        axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=False),
+        axis=index_axis(),
     )
     cells = (
         alt.Chart(data)
@@ -221,7 +234,7 @@ def token_heatmap(
                 f"{value}:Q",
                 title=title,
                 scale=scale,
-                legend=alt.Legend(orient="top", gradientLength=180, titleLimit=320, format=".3~g"),
+                legend=ramp_legend(".3~g"),
             ),
             tooltip=[
                 tip("position:O", "position"),

@@ -8,7 +8,18 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from app.charts.base import layer_axis, left_axis, require, rule, selected_outline, stack, tip
+from app.charts.base import (
+    index_axis,
+    key_legend,
+    layer_axis,
+    left_axis,
+    ramp_legend,
+    require,
+    rule,
+    selected_outline,
+    stack,
+    tip,
+)
 from app.palette import MARK
 
 #: what a share of a layer may be counted in, and how it is called
@@ -37,7 +48,7 @@ def load_heatmap(
                 "relative:Q",
                 title="load ÷ balanced (1/E)",
                 scale=alt.Scale(domain=[0, top], domainMid=1, clamp=True, interpolate="rgb"),
-                legend=alt.Legend(orient="top", gradientLength=180, titleLimit=320, format=".1f"),
+                legend=ramp_legend(".1f"),
             ),
             tooltip=[
                 tip("layer:O", "layer"),
@@ -62,10 +73,10 @@ def expert_bars(frame: pd.DataFrame, *, value: str = "share") -> alt.LayerChart:
         alt.Chart(data)
         .mark_point(filled=True, size=60, opacity=0.9)
         .encode(
-            x=alt.X("expert_index:O", title="expert", axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=True)),
+            x=alt.X("expert_index:O", title="expert", axis=index_axis(grid=True)),
             xOffset=alt.XOffset("dataset:N", scale=alt.Scale(domain=names, paddingOuter=0.6)),
             y=alt.Y(f"{value}:Q", scale=alt.Scale(zero=True), axis=left_axis("share of load", form=".0%")),
-            color=alt.Color("dataset:N", title=None, scale=alt.Scale(domain=names), legend=alt.Legend(orient="top")),
+            color=alt.Color("dataset:N", title=None, scale=alt.Scale(domain=names), legend=key_legend()),
             shape=alt.Shape("dataset:N", title=None, scale=alt.Scale(domain=names)),
             tooltip=[
                 tip("expert_index:O", "expert"),
@@ -87,7 +98,7 @@ def choice_dots(frame: pd.DataFrame, *, n_experts: int, expert: int | None = Non
         "expert_index:O",
         title="expert",
         scale=alt.Scale(domain=list(range(n_experts))),
-        axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=True),
+        axis=index_axis(grid=True),
     )
     points = (
         alt.Chart(long)
@@ -100,7 +111,7 @@ def choice_dots(frame: pd.DataFrame, *, n_experts: int, expert: int | None = Non
                 "counted:N",
                 title=None,
                 scale=alt.Scale(domain=names),
-                legend=alt.Legend(orient="top", columns=1, labelLimit=320),
+                legend=key_legend(1),
             ),
             shape=alt.Shape("counted:N", title=None, scale=alt.Scale(domain=names)),
             tooltip=[
@@ -131,7 +142,7 @@ def company(frame: pd.DataFrame, *, n_experts: int, expert: int | None = None) -
         "expert_b:O",
         title="… also by expert",
         scale=alt.Scale(domain=experts),
-        axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=False),
+        axis=index_axis(),
     )
     y = alt.Y(
         "expert_a:O",
@@ -149,7 +160,7 @@ def company(frame: pd.DataFrame, *, n_experts: int, expert: int | None = None) -
                 "log_lift:Q",
                 title="log₂ of together ÷ by chance",
                 scale=alt.Scale(domain=[-bound, bound], domainMid=0, clamp=True, interpolate="rgb"),
-                legend=alt.Legend(orient="top", gradientLength=180, titleLimit=420, format="+.1f"),
+                legend=ramp_legend("+.1f"),
             ),
             tooltip=[
                 tip("expert_a:O", "expert"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from app.charts.base import left_axis, require, stack, tip
+from app.charts.base import index_axis, key_legend, left_axis, require, stack, tip, unit_scale, zero_line
 from app.palette import NEUTRAL
 
 CHOICES = ("chosen without sampling", "only by some samples")
@@ -22,13 +22,13 @@ def expert_fan(frame: pd.DataFrame) -> alt.Chart:
         alt.Chart(data)
         .mark_bar(cornerRadius=2)
         .encode(
-            x=alt.X("expert:O", title="expert", axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=False)),
-            y=alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=left_axis("share of samples", form=".0%")),
+            x=alt.X("expert:O", title="expert", axis=index_axis()),
+            y=alt.Y("share:Q", scale=unit_scale(), axis=left_axis("share of samples", form=".0%")),
             color=alt.Color(
                 "choice:N",
                 title=None,
                 scale=alt.Scale(domain=list(CHOICES)),
-                legend=alt.Legend(orient="top", direction="vertical"),
+                legend=key_legend(1),
             ),
             opacity=alt.Opacity("choice:N", scale=alt.Scale(domain=list(CHOICES), range=[1, 0.75]), legend=None),
             tooltip=[
@@ -66,7 +66,7 @@ def next_token(frame: pd.DataFrame) -> alt.LayerChart:
                 "model:N",
                 title=None,
                 scale=alt.Scale(domain=list(MODELS)),
-                legend=alt.Legend(orient="top", direction="vertical"),
+                legend=key_legend(1),
             ),
             shape=alt.Shape("model:N", title=None, scale=alt.Scale(domain=list(MODELS), range=["diamond", "circle"])),
             tooltip=[
@@ -85,7 +85,7 @@ def entropies(frame: pd.DataFrame) -> alt.LayerChart:
     """Entropy of the next-token distribution per new token: deterministic, averaged, and the mutual information."""
     data = require(frame, "step", "token", "kind", "nats")
     kinds = list(dict.fromkeys(data["kind"]))
-    x = alt.X("step:O", title="new token", axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=False))
+    x = alt.X("step:O", title="new token", axis=index_axis())
     lines = (
         alt.Chart(data)
         .mark_line(point=alt.OverlayMarkDef(filled=True, size=45))
@@ -96,9 +96,11 @@ def entropies(frame: pd.DataFrame) -> alt.LayerChart:
                 "kind:N",
                 title=None,
                 scale=alt.Scale(domain=kinds),
-                legend=alt.Legend(orient="top", direction="vertical", labelLimit=260, symbolType="stroke"),
+                legend=key_legend(1, lines=True),
             ),
-            strokeDash=alt.StrokeDash("kind:N", title=None, scale=alt.Scale(domain=kinds), legend=None),
+            strokeDash=alt.StrokeDash(
+                "kind:N", title=None, scale=alt.Scale(domain=kinds), legend=key_legend(1, lines=True)
+            ),
             tooltip=[
                 tip("step:O", "new token"),
                 tip("token:N", "token taken"),
@@ -122,7 +124,7 @@ def attribution(frame: pd.DataFrame, *, unit: str, exact: bool) -> alt.LayerChar
         .encode(
             x=x,
             y=y,
-            color=alt.Color("sign:N", title=None, scale=alt.Scale(domain=list(SIGNS)), legend=alt.Legend(orient="top")),
+            color=alt.Color("sign:N", title=None, scale=alt.Scale(domain=list(SIGNS)), legend=key_legend()),
             tooltip=[
                 tip("token:N", "token"),
                 tip("place:Q", "position"),
@@ -137,5 +139,5 @@ def attribution(frame: pd.DataFrame, *, unit: str, exact: bool) -> alt.LayerChar
         .mark_rule(color=NEUTRAL, strokeWidth=2)
         .encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
     )
-    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL).encode(y=alt.Y("at:Q"))
+    zero = zero_line()
     return stack(bars, errors, zero).properties(height=230)

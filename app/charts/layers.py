@@ -9,13 +9,16 @@ import pandas as pd
 
 from app.charts.base import (
     chosen_marks,
+    key_legend,
     layer_axis,
     layer_selection,
     left_axis,
+    ramp_legend,
     require,
     selected_outline,
     stack,
     tip,
+    zero_line,
 )
 from app.charts.stability import instability
 from app.palette import NEUTRAL
@@ -51,7 +54,7 @@ def stability_heatmap(
                 f"{measure}:Q",
                 title=MEASURES[measure],
                 scale=alt.Scale(domain=[0, 1], clamp=True),
-                legend=alt.Legend(orient="top", gradientLength=180, titleLimit=420, format=".1f"),
+                legend=ramp_legend(".1f"),
             ),
             tooltip=[
                 tip("layer:O", "layer"),
@@ -112,7 +115,7 @@ def leverage_bars(
         .encode(
             x=x,
             y=y,
-            color=alt.Color("verdict:N", title=None, scale=alt.Scale(domain=verdicts), legend=alt.Legend(orient="top")),
+            color=alt.Color("verdict:N", title=None, scale=alt.Scale(domain=verdicts), legend=key_legend()),
             opacity=alt.Opacity("verdict:N", scale=alt.Scale(domain=verdicts, range=[0.45, 1]), legend=None),
             tooltip=[
                 tip("layer:O", "layer"),
@@ -130,6 +133,6 @@ def leverage_bars(
     interval = (
         alt.Chart(data).mark_rule(color=NEUTRAL, strokeWidth=2).encode(x=x, y=alt.Y(f"{low}:Q"), y2=alt.Y2(f"{high}:Q"))
     )
-    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL).encode(y=alt.Y("at:Q"))
+    zero = zero_line()
     marks = chosen_marks(layers, chosen)
     return stack(bars, interval, zero, marks, selected_outline(layers, layer), height=190)

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from app.charts.base import require, rule, stack, tip
+from app.charts.base import key_legend, ramp_legend, require, rule, stack, tip, unit_scale
 from app.palette import NEUTRAL, ROLE_LABELS, WORSE
 from vmoer import metrics
 
@@ -80,21 +80,6 @@ def _labels(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[list[int
     return data, pairs["set"].tolist(), [DASHES[role] for role in pairs["role"]]
 
 
-def _legend(values: Sequence[str] | None = None, symbol: str = "stroke") -> alt.Legend:
-    """One legend look for all charts of this page, drawn at full strength whatever the mark's opacity."""
-    shown = {"values": list(values)} if values else {}
-    return alt.Legend(
-        orient="top",
-        columns=1,
-        labelLimit=270,
-        title=None,
-        symbolType=symbol,
-        symbolOpacity=1,
-        symbolStrokeWidth=2,
-        **shown,
-    )
-
-
 def distributions(frame: pd.DataFrame) -> alt.LayerChart:
     """Distribution of a score per data set (share of its questions per bin); further right = more OoD."""
     data, sets, dashes = _labels(require(frame, "dataset", "role", "lower", "upper", "drawn_to", "count", "share", "n"))
@@ -102,7 +87,7 @@ def distributions(frame: pd.DataFrame) -> alt.LayerChart:
     last = data.groupby("set", sort=False).tail(1).assign(lower=lambda rows: rows["drawn_to"])
     steps = pd.concat([data, last], ignore_index=True)
     scale = alt.Scale(domain=sets)
-    legend = _legend()
+    legend = key_legend(1, lines=True)
     x = alt.X("lower:Q", title="score (further right = more OoD)", scale=alt.Scale(nice=False, zero=False))
     y = alt.Y("share:Q", title="share of questions", stack=None, axis=alt.Axis(format=".0%", tickCount=5))
     colour = alt.Color("set:N", scale=scale, legend=legend)
@@ -133,7 +118,7 @@ def distributions(frame: pd.DataFrame) -> alt.LayerChart:
 def roc(frame: pd.DataFrame) -> alt.LayerChart:
     """ROC curves of the OoD sets against the in-distribution set, with chance and the 95 % true-positive line."""
     data, sets, dashes = _labels(require(frame, "dataset", "role", "fpr", "tpr"))
-    unit = alt.Scale(domain=[0, 1], nice=False)
+    unit = unit_scale()
     x = alt.X(
         "fpr:Q", title="in-distribution called OoD (false-positive rate)", scale=unit, axis=alt.Axis(format=".0%")
     )
@@ -151,7 +136,9 @@ def roc(frame: pd.DataFrame) -> alt.LayerChart:
             y=y,
             order=alt.Order("tpr:Q"),
             # OoD sets come after the in-distribution set everywhere, hence the empty first place in the domain.
-            color=alt.Color("set:N", scale=alt.Scale(domain=["", *sets]), legend=_legend(sets)),
+            color=alt.Color(
+                "set:N", scale=alt.Scale(domain=["", *sets]), legend=key_legend(1, lines=True, values=sets)
+            ),
             strokeDash=alt.StrokeDash(
                 "set:N", scale=alt.Scale(domain=["", *sets], range=[[1, 0], *dashes]), legend=None
             ),
@@ -168,8 +155,8 @@ def roc(frame: pd.DataFrame) -> alt.LayerChart:
 def precision_recall(frame: pd.DataFrame) -> alt.LayerChart:
     """Precision over recall of the OoD sets; the dotted lines are what a score that knows nothing reaches."""
     data, sets, dashes = _labels(require(frame, "dataset", "role", "recall", "precision", "base"))
-    unit = alt.Scale(domain=[0, 1], nice=False)
-    colour = alt.Color("set:N", scale=alt.Scale(domain=["", *sets]), legend=_legend(sets))
+    unit = unit_scale()
+    colour = alt.Color("set:N", scale=alt.Scale(domain=["", *sets]), legend=key_legend(1, lines=True, values=sets))
     y = alt.Y("precision:Q", title="precision (of those called OoD)", scale=unit, axis=alt.Axis(format=".0%"))
     curves = (
         alt.Chart(data)
@@ -213,7 +200,7 @@ def auroc_matrix(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
             "value:Q",
             title="AUROC (0.5 = chance)",
             scale=alt.Scale(domain=[0, 1], domainMid=0.5, interpolate="rgb"),
-            legend=alt.Legend(orient="bottom", gradientLength=180, format=".1f"),
+            legend=ramp_legend(".1f", orient="bottom"),
         ),
         tooltip=[
             tip("label:N", "score"),
@@ -252,12 +239,10 @@ def matched_dots(frame: pd.DataFrame) -> alt.LayerChart:
         alt.Chart(data)
         .mark_point(filled=True, size=70, opacity=1)
         .encode(
-            x=alt.X("value:Q", title="AUROC (0.5 = chance)", scale=alt.Scale(domain=[0, 1])),
+            x=alt.X("value:Q", title="AUROC (0.5 = chance)", scale=unit_scale()),
             y=y,
             yOffset=offset,
-            color=alt.Color(
-                "what:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=1, labelLimit=300)
-            ),
+            color=alt.Color("what:N", title=None, scale=scale, legend=key_legend(1)),
             shape=alt.Shape("what:N", title=None, scale=scale),
             tooltip=[
                 tip("set:N", "data set"),
@@ -278,7 +263,7 @@ def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
     data, sets, _ = _labels(data)
     y = alt.Y("label:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=180, grid=True))
     offset = alt.YOffset("set:N", scale=alt.Scale(domain=sets, paddingOuter=0.35))
-    x = alt.X("value:Q", title="AUROC (0.5 = chance)", scale=alt.Scale(domain=[0, 1]))
+    x = alt.X("value:Q", title="AUROC (0.5 = chance)", scale=unit_scale())
     scale = alt.Scale(domain=["", *sets])
     interval = (
         alt.Chart(data)
@@ -292,7 +277,7 @@ def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
             x=x,
             y=y,
             yOffset=offset,
-            color=alt.Color("set:N", scale=scale, legend=_legend(sets)),
+            color=alt.Color("set:N", scale=scale, legend=key_legend(1, lines=True, values=sets)),
             shape=alt.Shape("set:N", scale=scale, legend=None),
             tooltip=[
                 tip("label:N", "score"),

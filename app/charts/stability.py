@@ -8,7 +8,19 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from app.charts.base import chosen_marks, layer_axis, layer_selection, left_axis, require, rule, stack, tip
+from app.charts.base import (
+    chosen_marks,
+    key_legend,
+    layer_axis,
+    layer_selection,
+    left_axis,
+    require,
+    rule,
+    stack,
+    tip,
+    unit_scale,
+    zero_line,
+)
 from app.palette import MARK, NEUTRAL
 
 #: probabilities of the seven quantiles that the store keeps per layer
@@ -78,7 +90,7 @@ def stability_violins(
     )
     scale = alt.Scale(domain=[-0.5, len(names) - 0.5], nice=False, zero=False)
     x = alt.X("place:Q", scale=scale, axis=axis)
-    unit = alt.Scale(domain=[0, 1], nice=False)
+    unit = unit_scale()
     y = alt.Y("jaccard:Q", scale=unit, axis=left_axis("Jaccard (1 = same)", form=".1f"))
     violins = (
         alt.Chart(shapes)
@@ -95,7 +107,7 @@ def stability_violins(
         .encode(
             x=x,
             y=y,
-            color=alt.Color("verdict:N", title=None, scale=alt.Scale(domain=verdicts), legend=alt.Legend(orient="top")),
+            color=alt.Color("verdict:N", title=None, scale=alt.Scale(domain=verdicts), legend=key_legend()),
             shape=alt.Shape("verdict:N", title=None, scale=alt.Scale(domain=verdicts, range=["circle", "diamond"])),
             tooltip=[
                 tip("layer:O", "layer"),
@@ -149,7 +161,7 @@ def stability_by_run(
     scale = alt.Scale(domain=names)
     offset = alt.XOffset("series:N", scale=alt.Scale(domain=names, paddingOuter=0.6))
     x = layer_axis(layers)
-    y = alt.Y("jaccard:Q", scale=alt.Scale(domain=[0, 1], nice=False), axis=left_axis("Jaccard (1 = same)", form=".1f"))
+    y = alt.Y("jaccard:Q", scale=unit_scale(), axis=left_axis("Jaccard (1 = same)", form=".1f"))
     interval = (
         alt.Chart(data[data["ci_low"].notna() & data["ci_high"].notna()])
         .mark_rule(color=NEUTRAL, strokeWidth=1.5)
@@ -162,9 +174,7 @@ def stability_by_run(
             x=x,
             xOffset=offset,
             y=y,
-            color=alt.Color(
-                "series:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=1, labelLimit=420)
-            ),
+            color=alt.Color("series:N", title=None, scale=scale, legend=key_legend(1)),
             shape=alt.Shape("series:N", title=None, scale=scale),
             tooltip=[
                 tip("series:N", "what"),
@@ -226,7 +236,7 @@ def quadrant(frame: pd.DataFrame, *, title: str, percent: bool, layer: int | Non
                 "quadrant:N",
                 title=None,
                 scale=alt.Scale(domain=list(QUADRANTS)),
-                legend=alt.Legend(orient="top", columns=2),
+                legend=key_legend(2),
             ),
             shape=alt.Shape("quadrant:N", title=None, scale=shapes),
             tooltip=[
@@ -242,7 +252,7 @@ def quadrant(frame: pd.DataFrame, *, title: str, percent: bool, layer: int | Non
         .add_params(layer_selection())
     )
     labels = alt.Chart(data).mark_text(dx=9, dy=-8, fontSize=11, color=NEUTRAL).encode(x=x, y=y, text="layer:O")
-    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=NEUTRAL).encode(y=alt.Y("at:Q"))
+    zero = zero_line()
     line = rule(float(data["line"].mean()), "susceptible to the right", horizontal=False)
     ring = None
     if layer in set(data["layer"]):

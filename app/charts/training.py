@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from app.charts.base import left_axis, require, stack, tip
+from app.charts.base import index_axis, key_legend, left_axis, ramp_legend, require, stack, tip
 from app.palette import MARK
 
 LOSSES = {"loss": "loss (task + β · KL)", "task_loss": "task loss", "validation_nll": "validation NLL"}
@@ -31,7 +31,7 @@ def losses(frame: pd.DataFrame, *, best: int | None = None) -> alt.LayerChart:
     data = data.assign(curve=data["quantity"].map(LOSSES))
     scale = alt.Scale(domain=[LOSSES[name] for name in names])
     dashes = alt.Scale(domain=scale.domain, range=[_DASHES[name] for name in names])
-    legend = alt.Legend(orient="top", columns=3, symbolType="stroke", symbolStrokeWidth=2)
+    legend = key_legend(3, lines=True)
     x = alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickMinStep=1, format=",d"))
     lines = (
         alt.Chart(data)
@@ -75,7 +75,7 @@ def per_layer(frame: pd.DataFrame, layers: Sequence[int], *, title: str, form: s
                 "step:O",
                 title="optimiser step",
                 scale=alt.Scale(domain=steps),
-                axis=alt.Axis(labelAngle=0, labelOverlap="greedy", grid=False),
+                axis=index_axis(),
             ),
             y=alt.Y(
                 "layer:O", scale=alt.Scale(domain=[int(one) for one in layers]), axis=left_axis("layer", grid=False)
@@ -84,7 +84,7 @@ def per_layer(frame: pd.DataFrame, layers: Sequence[int], *, title: str, form: s
                 "value:Q",
                 title=title,
                 scale=alt.Scale(zero=False, nice=False),
-                legend=alt.Legend(orient="top", gradientLength=180, titleLimit=420, format=form),
+                legend=ramp_legend(form),
             ),
             tooltip=[tip("step:O", "step"), tip("layer:O", "layer"), tip("value:Q", title, ".4~g")],
         )
