@@ -45,7 +45,7 @@ def heatmap(page: Page, run_id: str, found: Measured, layers: list[int]) -> Figu
         table,
         key="stability",
         note=f"{MEASURES[measure]} of clean and noisy expert sets, mean over {int(rows['n'].max()):,} tokens; "
-        f"{better}. White dots: susceptible; at γ = {gamma:g} {len(susceptible)} of {len(at)} layers ({listed}). "
+        f"{better}. White dots: susceptible; {len(susceptible)} of {len(at)} layers at γ = {gamma:g} ({listed}). "
         f"Click a layer for its details below.{source_note(page, run_id, source)}",
         alt_text=f"{MEASURES[measure]} per layer and noise level; susceptible at γ = {gamma:g}: {listed}",
         card=page.card([source], "Stability of routing", f"layer_susceptibility, mode {link.text('mode')}"),
