@@ -215,8 +215,8 @@ def draw_paired(page: Page, run_ids: list[str], datasets: list[str]) -> None:
         part = rows[rows["metric"] == metric].drop_duplicates("run")
         if not part.empty:
             better = definition(metric).direction
-            chart = compare.differences(part, title="run − deterministic", percent=is_percent(metric), row="run")
-            tiles.append(Tile(f"{TITLES.get(metric, metric)}, {better} is better", chart, width=250))
+            chart = compare.differences(part, title="difference", percent=is_percent(metric), row="run")
+            tiles.append(Tile(f"{TITLES.get(metric, metric)}, {better} is better", chart, width=300))
     clear = rows[rows["verdict"] != "no clear difference"]
     said = "; ".join(
         f"{row['metric']} of {row['run']}: {row['verdict'].removeprefix('second run ')}"
@@ -227,7 +227,7 @@ def draw_paired(page: Page, run_ids: list[str], datasets: list[str]) -> None:
         tiles,
         rows,
         key="paired",
-        note="Paired differences on the same questions, 95 % intervals, stored with the run. ▲ better, ▼ worse, "
+        note="Run − deterministic run, paired on the same questions, 95 % intervals, stored with the run. ▲ better, ▼ worse, "
         f"● no clear difference. In words: {said or 'no interval excludes zero'}.",
         alt_text=f"Paired differences from the deterministic run: {said or 'no interval excludes zero'}",
         card=page.card(run_ids, "Paired differences", "comparisons"),

@@ -72,6 +72,8 @@ def settle(page: Page) -> None:
 
 def full_height(page: Page, width: int) -> None:
     """Make the window as tall as the page, so that a screenshot holds all of it."""
+    page.set_viewport_size({"width": width, "height": 900})
+    page.wait_for_timeout(200)
     height = page.evaluate("document.querySelector('[data-testid=\"stMain\"]').scrollHeight")
     page.set_viewport_size({"width": width, "height": min(int(height) + 60, 9000)})
     page.wait_for_timeout(300)
