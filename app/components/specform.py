@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+import pandas as pd
 import streamlit as st
 import yaml
 
+from app import runs as run_names
 from app.components.asking import layers_of
+from app.components.format import missing
+from app.components.jobs import duration
 from app.components.text import plain, sentence
+from app.data import Data, open_data
 from pipelines import jobs, live, web
 from pipelines.errors import PipelineError
 from pipelines.settings import Settings
 from pipelines.shipped import shipped_methods
 from pipelines.spec import CONTROLS, STAGES, DataSource, Estimator, Spec, parse_spec
+from store import schema
+from store.archive import SUFFIX
 
 _STAGES = {
     "trace": "trace: every routing decision",
@@ -138,6 +145,28 @@ def as_command(text: str) -> str:
     return f"cat > spec.yaml <<'VMOER_SPEC'\n{text}VMOER_SPEC\nvmoer run spec.yaml"
 
 
+def scale_of(spec: Spec, data: Data | None) -> str:
+    """How much a spec asks for, and what the newest finished run of its model took, in words."""
+    limits = [source.limit for _, source in spec.data.by_role()]
+    count = f"up to {sum(one for one in limits if one):,}" if all(limits) else "all"
+    asked = f"Each run answers {count} questions"
+    runs = pd.DataFrame() if data is None else data("runs")
+    if data is None or runs.empty:
+        return f"{asked}."
+    done = runs[(runs["model"] == spec.model) & (runs["status"] == "finished")]
+    done = done[~done["run_id"].str.endswith(SUFFIX) & done["ended_at"].notna()]
+    if done.empty:
+        return f"{asked}. Nothing is known yet of how long {spec.model} takes here."
+    last = done.sort_values("ended_at").iloc[-1]
+    stored = data.stored_bytes((str(last["run_id"]),), tuple(schema.TABLES))
+    took = duration((last["ended_at"] - last["started_at"]).total_seconds())
+    traced = "" if missing(last["n_tokens"]) else f" for {int(last['n_tokens']):,} traced tokens"
+    return (
+        f"{asked}. For scale: the newest finished run of {spec.model} ({run_names.describe(last)}) took {took}{traced} "
+        f"and {stored / 1e6:,.1f} MB."
+    )
+
+
 def start(limits: Settings) -> str | None:
     """The form with the spec it makes, as YAML and as a command; the id of the job once it was started."""
     values = spec_form(limits)
@@ -150,6 +179,7 @@ def start(limits: Settings) -> str | None:
     text = as_yaml(spec)
     runs = spec.runs()
     st.caption(plain(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {', '.join(run.run_id for run in runs)}"))
+    st.caption(plain(scale_of(spec, open_data(limits.home))))
     same = jobs.unfinished(spec.experiment, limits)
     if same is not None:
         st.info("The same experiment is queued or running already; starting it again shows that job.")

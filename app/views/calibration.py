@@ -227,8 +227,8 @@ def draw_paired(page: Page, run_ids: list[str], datasets: list[str]) -> None:
         tiles,
         rows,
         key="paired",
-        note="Run − deterministic run, paired on the same questions, 95 % intervals, stored with the run. ▲ better, ▼ worse, "
-        f"● no clear difference. In words: {said or 'no interval excludes zero'}.",
+        note="Run − deterministic run, paired on the same questions, 95 % intervals, stored with the run. ▲ better, "
+        f"▼ worse, ● no clear difference. In words: {said or 'no interval excludes zero'}.",
         alt_text=f"Paired differences from the deterministic run: {said or 'no interval excludes zero'}",
         card=page.card(run_ids, "Paired differences", "comparisons"),
         explains=PAIRED,

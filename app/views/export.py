@@ -133,7 +133,7 @@ def draw_report(page: Page, first: str, second: str) -> None:
             type="primary",
         )
         st.download_button(
-            "All tables and charts (ZIP)",
+            "Its tables and charts (ZIP)",
             lambda: report.bundle(made(), card),
             file_name="vmoer-report.zip",
             mime="application/zip",
@@ -149,7 +149,7 @@ def render() -> None:
         PATH,
         "Export",
         "Take the results with you: tables, one database, or a report that needs nothing but itself. "
-        "Charts have their own *Export* on every page.",
+        "On every page, charts have their own *Export*, and *Page as ZIP* takes all of them.",
     )
     link = page.link
     run_ids = page.runs["run_id"].tolist()

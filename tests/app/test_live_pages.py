@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
+from app.components.specform import scale_of
+from app.data import open_data
 from pipelines import jobs, live
 from pipelines.dashboard import MAIN
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
 from tests.app.test_pages import said
+from tests.store.factory import make_store
 
 
 def open_page(monkeypatch: pytest.MonkeyPatch, home: Path, page: str, link: dict[str, str] | None = None) -> AppTest:
@@ -87,6 +91,17 @@ def test_jobs_without_data_offers_a_valid_experiment(tmp_path: Path, monkeypatch
     assert (spec.model, spec.stages) == ("worldfacts-moe", ["trace", "evaluate"])
     assert app.code[1].value.startswith("cat > spec.yaml")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_before_a_start_the_form_says_how_much_it_asks_for_and_what_a_run_took(tmp_path: Path) -> None:
+    spec = parse_spec(
+        {"model": "worldfacts-moe", "data": {"id": {"name": "worldfacts", "split": "test", "limit": 1200}}}
+    )
+    assert scale_of(spec, None) == "Each run answers up to 1,200 questions."
+    make_store(tmp_path, runs=("deterministic",), model="worldfacts-moe", layers=2, experts=4, top_k=2, examples=6)
+    found = scale_of(spec, open_data(tmp_path))
+    assert re.search(r"run of worldfacts-moe \(deterministic\) took 1 h.* and [\d.]+ MB", found)
+    assert "Nothing is known" in scale_of(spec.model_copy(update={"model": "smollm2-moe"}), open_data(tmp_path))
 
 
 def test_an_impossible_experiment_is_refused_while_it_is_described(
