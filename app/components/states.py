@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import streamlit as st
 
-from app.components.text import plain
+from app.components.text import plain, sentence
 from store.redact import redact
 
 
@@ -18,7 +18,7 @@ def empty(what: str, command: str | None = None, *, why: str = "") -> None:
         if command:
             st.markdown("The command for it:")
             st.code(command, language="bash", wrap_lines=True)
-            if command.startswith("vmoer run"):
+            if command.startswith("vmoer run") and "--background" not in command:  # the Jobs page itself says that
                 st.page_link("views/jobs.py", label="or start it with the form of the Jobs page →", query_params={})
 
 
@@ -55,7 +55,9 @@ def run_state(run: Mapping[str, Any]) -> None:
     status = run["status"]
     if status == "failed":
         reason = run.get("error") or "no reason was recorded"
-        st.error(f"This run failed: {plain(reason)} What it had written before is shown.", title="Failed run")
+        st.error(
+            f"This run failed. {plain(sentence(str(reason)))} What it had written before is shown.", title="Failed run"
+        )
     elif status in ("queued", "running"):
         st.info("This run is not finished; what it has published so far is shown.", title=f"Run is {status}")
     elif status == "cancelled":
