@@ -42,13 +42,14 @@ def shared_context(browser: Browser) -> BrowserContext:
 def opened(
     browser: Browser, url: str, theme: Literal["light", "dark"] = "light", width: int = 1440
 ) -> Iterator[tuple[Page, list[str]]]:
-    """A settled page at ``url`` and the list of requests that left this machine."""
+    """A settled page at ``url`` and what must stay empty: requests elsewhere, and breaches of the security policy."""
     page = shared_context(browser).new_page()
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=theme)
     page.set_default_timeout(TIMEOUT)
     elsewhere: list[str] = []
     page.on("request", lambda request: elsewhere.append(request.url) if leaves(request.url) else None)
+    page.on("console", lambda said: elsewhere.append(said.text) if "Content Security Policy" in said.text else None)
     try:
         page.goto(url)
         settle(page)
@@ -87,7 +88,7 @@ def overflow(page: Page) -> int:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
-def test_page_renders_without_exception_overflow_or_foreign_request(
+def test_page_renders_without_exception_overflow_foreign_request_or_breach_of_the_policy(
     name: str, theme: Literal["light", "dark"], browser: Browser, address: str, artifacts: Path
 ) -> None:
     with opened(browser, f"{address}/{PAGES[name]}", theme) as (page, elsewhere):
