@@ -87,11 +87,11 @@ def search_section(found: list[Duel]) -> Section:
     ]
     return Section(
         "Search for a posterior that learns",
-        "`fcvr`, answers averaged over routing samples, σ tuned on validation NLL; the suite's file says how each was "
-        "trained. Each row is the paired difference to one opponent, lower is better; *better* means that ECE **and** "
-        "NLL improve with intervals that leave out zero, as it comes or both after temperature scaling. A "
-        "configuration counts on a set if it beats pretrained routers both ways, and each control (untrained heads, "
-        f"the two noises) in one of them; it is *found* if it counts on {SETS_NEEDED} sets.",
+        "`fcvr`, answers averaged over routing samples; the suite's file says how each was trained, and whether σ was "
+        "tuned on validation NLL. Each row is the paired difference to one opponent, lower is better; *better* means "
+        "that ECE **and** NLL improve with intervals that leave out zero, as it comes or both after temperature "
+        "scaling. A configuration counts on a set if it beats pretrained routers both ways, and each control "
+        f"(untrained heads, the two noises) in one of them; it is *found* if it counts on {SETS_NEEDED} sets.",
         ("questions", "configuration", "against", "Δ ECE", "Δ NLL", "Δ ECE, scaled", "Δ NLL, scaled", "n", "better"),
         rows,
     )
