@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.context import Context
 from pipelines.shipped import BUNDLED_MODELS, SHIPPED, is_shipped, shipped_part
+from pipelines.spec import parse_spec
+from tests.pipelines.support import settings
 
 #: all weights together, so that a checkout stays small
 MAX_BYTES = 12 * 2**20
@@ -48,3 +51,36 @@ def test_parts_of_a_set_stand_on_each_other(folder: Path) -> None:
         assert json.loads(card.read_text())["adapter_sha256"] == digest
         assert list(card.parent.glob("*.safetensors"))
     assert (SHIPPED / "specs" / f"{model}-{name}.yaml").is_file()
+
+
+def test_a_spec_stands_on_shipped_parts(tmp_path: Path) -> None:
+    source = "shipped:worldfacts"
+    spec = parse_spec(
+        {
+            "model": "worldfacts-moe",
+            "methods": ["fcvr"],
+            "controls": [],
+            "adapter": source,
+            "map_routers": source,
+            "routers": source,
+            "data": {"id": {"name": "worldfacts", "split": "test", "limit": 2}},
+        }
+    )
+    context = Context(spec, [], settings(tmp_path))
+    resident = context.resident
+    try:
+        identities = []
+        for run in spec.runs():
+            applied = resident.applied(context, run)
+            identities.append((run.control, run.method, resident.base.identity()["adapter_sha256"] is not None))
+        assert identities == [
+            ("none", "deterministic", True),
+            ("unadapted", "deterministic", False),
+            ("map-routers", "deterministic", True),
+            ("none", "fcvr", True),
+        ]
+        assert applied.handle is not None
+        assert applied.handle.layers == [0, 1]
+    finally:
+        resident.clear()
+        resident.base.put(None, None)
