@@ -69,12 +69,10 @@ def test_worker_killed_again_and_again_ends_with_the_tables_of_an_undisturbed_ru
     assert_same_tables(home, undisturbed)
 
 
-def test_second_start_reuses_everything_and_loads_no_model(undisturbed: Path, spec_file: Path) -> None:
+def test_second_start_reuses_everything_and_computes_nothing(undisturbed: Path, spec_file: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("facts/*/*/*.parquet")}
-    started = time.monotonic()
     done = vmoer(undisturbed, "run", str(spec_file), "--device", "cpu", "--json")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 30
     job = json.loads(done.stdout)
     assert job["status"] == "finished"
     assert job["total"] == 0
