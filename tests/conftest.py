@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # tiny matrices: more threads only wait for each other (ten times slower on a busy machine)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# how long an example takes says how busy the machine is
-settings.register_profile("vmoer", deadline=None)
+# how long an example takes, or to make it, says how busy the machine is
+settings.register_profile("vmoer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vmoer")
 
 ROOT = Path(__file__).resolve().parents[1]
