@@ -283,10 +283,10 @@ def cost_section(results: Results) -> Section:
     return Section(
         "E5 Cost",
         "Beside the deterministic model on the same base. MACs from formulas (of the `predictive` estimator: of "
-        "answering a question), FLOPs counted with experts run one by one; seconds (of the processor, unless the unit "
-        "says otherwise) and bytes are measured in turn within one step: read the ratio. FLOPs and seconds of "
-        "`predictive` are those of one sampled pass times the samples, which is too much where layers below the first "
-        "router run once.",
+        "answering a question), FLOPs counted with experts run one by one; seconds and bytes are measured in turn "
+        "within one step: read the ratio. Plain `seconds` are by the clock and mean little on a busy machine; "
+        "`processor seconds` leave its waiting out. FLOPs and seconds of `predictive` are those of one sampled "
+        "pass times the samples, which is too much where layers below the first router run once.",
         ("questions", "run", "quantity", "value", "deterministic", "ratio", "unit"),
         rows,
     )
