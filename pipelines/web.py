@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipelines import jobs
 from pipelines.errors import SpecError
 from pipelines.settings import Settings
-from pipelines.shipped import BUNDLED_MODELS
+from pipelines.shipped import BUNDLED_MODELS, is_shipped
 from pipelines.spec import DataSource, Spec, resolve_path
 from pipelines.uploads import Prompt
 from store.errors import InvalidNameError
@@ -73,11 +73,16 @@ def check(spec: Spec, settings: Settings) -> None:
     models = allowed_models(settings)
     if spec.model not in models:
         raise SpecError(f"model: {spec.model[:80]!r} may not be used from here; there are {', '.join(models)}")
-    if spec.routers.source not in ("shipped", "untrained", None):
-        raise SpecError("routers: a page may use shipped or untrained routers, or train them")
-    training = spec.routers.train
+    parts = {"routers": spec.routers, "adapter": spec.adapter, "map_routers": spec.map_routers}
     sources = [source for _, source in spec.data.by_role()]
-    for source in [*sources, *([training.data, training.validation] if training else [])]:
+    for key, part in parts.items():
+        if part is None:
+            continue
+        if part.source is not None and part.source != "untrained" and not is_shipped(part.source):
+            raise SpecError(f"{key}: a page may use what is shipped or untrained, or train it")
+        if part.train is not None:
+            sources += [part.train.data, part.train.validation]
+    for source in sources:
         _check_source(source, settings)
 
 

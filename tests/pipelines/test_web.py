@@ -56,6 +56,18 @@ def test_lists_are_the_bundled_ones_and_what_settings_add(settings: Settings) ->
         ({"hub": "org/set"}, {}, "command line only"),
         ({"name": "worldfacts", "split": "test"}, {"model": "../model"}, "may not be used from here"),
         ({"name": "worldfacts", "split": "test"}, {"routers": "../routers"}, "shipped or untrained"),
+        ({"name": "worldfacts", "split": "test"}, {"routers": "shipped:../../home"}, "shipped or untrained"),
+        ({"name": "worldfacts", "split": "test"}, {"adapter": "/etc"}, "adapter: .*shipped or untrained"),
+        ({"name": "worldfacts", "split": "test"}, {"map_routers": "../map"}, "map_routers: .*shipped or untrained"),
+        (
+            {"name": "worldfacts", "split": "test"},
+            {
+                "adapter": {
+                    "train": {"data": {"path": "/etc/passwd"}, "validation": {"name": "worldfacts", "split": "train"}}
+                }
+            },
+            "VMOER_DATASETS",
+        ),
         (
             {"name": "worldfacts", "split": "test"},
             {"routers": {"train": {"data": {"hub": "org/x"}, "validation": {"name": "worldfacts", "split": "test"}}}},
