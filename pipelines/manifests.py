@@ -16,7 +16,7 @@ from pipelines.errors import DataError
 from pipelines.runs import RunPlan
 from pipelines.spec import Spec
 from store import schema
-from store.catalog import RunManifest, now, read_manifest, seal, write_manifest
+from store.catalog import RunManifest, forget_shards, now, read_manifest, seal, write_manifest
 from store.errors import CorruptShardError, NotFoundError
 from store.files import sha256
 from store.layout import shard_path
@@ -54,6 +54,8 @@ def begin_run(context: Context, run: RunPlan) -> RunManifest:
     from pipelines.bases import check_same_base
 
     before = existing(context.home, run.run_id)
+    if before is None:
+        forget_shards(context.home, run.run_id)
     resident = context.resident
     spec = context.spec
     setup = resident.describe(context, run)

@@ -144,6 +144,13 @@ def delete_run(home: layout.Home, run_id: str) -> None:
     files.sync_folder(path.parent)
 
 
+def forget_shards(home: layout.Home, run_id: str) -> None:
+    """Remove the shards of a run that was removed, before another of its id begins: nothing says what made them."""
+    for table in schema.tables("fact", "result"):
+        for path in shards.list_shards(home, table.name, run_id):
+            path.unlink(missing_ok=True)
+
+
 def seal(home: layout.Home, run_id: str, **changes: Any) -> RunManifest:
     """The run's manifest with the SHA-256 and row count of each shard, written to disk.
 

@@ -139,6 +139,7 @@ SETTINGS: dict[str, str] = {
 #: every public function of the store and of the clients that takes a run, a shard, a table, a job or an inspection
 IDS: dict[str, str] = {
     "catalog.delete_run": "run_id",
+    "catalog.forget_shards": "run_id",
     "catalog.read_manifest": "run_id",
     "catalog.seal": "run_id",
     "catalog.sweep": "run_id",

@@ -14,7 +14,7 @@ from pipelines import jobs
 from pipelines.errors import DeviceBusyError, JobError
 from pipelines.locks import DeviceLock, live_executors
 from pipelines.spec import places
-from store.catalog import read_manifest
+from store.catalog import delete_run, read_manifest
 from store.shards import list_shards
 from store.verify import verify
 from tests.pipelines.support import (
@@ -143,6 +143,25 @@ def test_damaged_and_missing_shards_are_computed_again_by_resume(
     assert done.stderr.count("it is computed again") == 2
     assert verify(home) == []
     assert_same_tables(home, undisturbed)
+
+
+def test_a_run_that_was_removed_begins_without_its_old_shards(tmp_path: Path, undisturbed: Path) -> None:
+    """The card names the commit that computes; shards of another must not come under it."""
+    import shutil
+
+    from pipelines.context import Context
+    from pipelines.work import Work
+
+    home = tmp_path / "home"
+    shutil.copytree(undisturbed, home)
+    removed, other = small_spec().runs()[:2]
+    delete_run(home, removed.run_id)
+    assert list_shards(home, "predictions", removed.run_id)
+    work = Work(Context(small_spec(), places(), settings(home)), lambda *_, **__: None)
+    for run in (removed, other):
+        work.begin(run)
+    assert not list_shards(home, "predictions", removed.run_id)
+    assert list_shards(home, "predictions", other.run_id), "one that goes on keeps its own"
 
 
 def test_cancelled_job_keeps_its_shards_and_goes_on_when_resumed(tmp_path: Path, undisturbed: Path) -> None:
