@@ -150,9 +150,9 @@ def other_bins(page: Page) -> float:
 
 
 def _clicked(page: Page, name: str, changed: str, shown: Any) -> float:
-    button = page.get_by_role("button", name=name, exact=False).first
-    if not button.count():
-        button = page.get_by_role("radio", name=name, exact=True).first
+    button = page.get_by_role("radio", name=name, exact=True).first
+    if not button.count():  # a button's name begins with its icon
+        button = page.get_by_role("button", name=name, exact=False).first
     start = time.perf_counter()
     # The element's own click: the mouse would have to find it below the header and beside charts still being drawn.
     button.evaluate("element => element.click()")
