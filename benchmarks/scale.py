@@ -142,7 +142,10 @@ def workers(quick: bool) -> list[Row]:
         first = {row["actor"]: row for row in reversed(batches)}
         started = max(map(_moment, first.values()))
         rest = [row for row in batches if _moment(row) > started] or batches[-1:]
-        later[actors] = {(row["run_id"], row["stage"], row["batch"]): row["cpu_seconds"] for row in rest}
+        # run ids end with a hash of the spec, in which the two folders differ
+        later[actors] = {
+            (row["run_id"].rpartition(".")[0], row["stage"], row["batch"]): row["cpu_seconds"] for row in rest
+        }
         wall = max(_moment(batches[-1]) - started, 1e-3)
         speed[actors] = facts * len(rest) / len(batches) / wall
         what = f"{len(rest)} of {len(batches)} batches on {len(first)} actors, {facts:,} facts and their answers in all"
@@ -157,7 +160,7 @@ def workers(quick: bool) -> list[Row]:
         ]
     both = later[1].keys() & later[2].keys()
     if not both:
-        raise SystemExit("an actor had done everything before the other began: the machine is too busy, or n too small")
+        raise SystemExit("the two runs have no batch in common: one actor had done everything before the other began")
     cost = {actors: sum(later[actors][batch] for batch in both) for actors in later}
     return [
         *rows,
