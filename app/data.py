@@ -30,8 +30,8 @@ def generation_key(home: Path) -> Key | None:
         return None
 
 
-# Two older generations stay open for sessions in the middle of a rerun; closing one under a query would break it.
-@st.cache_resource(max_entries=3, on_release=lambda store: store.close(), show_spinner=False)
+# What falls out of the cache is closed when the last session in the middle of a rerun lets go of it.
+@st.cache_resource(max_entries=3, show_spinner=False)
 def _store(key: Key) -> Store:
     return open_store(Path(key[0]))
 

@@ -30,7 +30,7 @@ class Store:
     def __init__(self, home: Path, generation: int, connection: duckdb.DuckDBPyConnection) -> None:
         self.home = home
         self.generation = generation
-        self._connection = connection
+        self._connection: duckdb.DuckDBPyConnection | None = connection
         self._lock = threading.Lock()
         self._views: set[str] = set()
 
@@ -47,10 +47,13 @@ class Store:
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A cursor of its own for a caller that streams; the caller closes it."""
+        connection = self._connection
+        if connection is None:
+            raise StoreError("this store has been closed: open it again")
         try:
-            return self._connection.cursor()
+            return connection.cursor()
         except duckdb.Error as error:
-            raise StoreError("this store has been closed: open it again") from error
+            raise self.explain("", error) from error
 
     def shards(self, table: str, run_ids: str | Sequence[str] | None = None) -> dict[Path, str | None]:
         """The shards of a fact or result table in this generation, of all runs or of the given ones, in reading order.
@@ -81,8 +84,11 @@ class Store:
         return self.query("SELECT * FROM generation.store_problems ORDER BY ALL")
 
     def close(self) -> None:
-        """Release the generation's file."""
-        self._connection.close()
+        """Release the generation's file, once the queries that are running have ended.
+
+        The connection is let go of, not closed: DuckDB refuses to close one whose cursors are busy in other threads.
+        """
+        self._connection = None
 
     def __enter__(self) -> Store:
         return self

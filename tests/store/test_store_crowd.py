@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 
 import pytest
 
@@ -128,3 +129,40 @@ def test_a_run_removed_while_its_page_is_open_is_not_found_on_the_next_load(home
         assert queries.run(reloaded, FCVR) is None
         assert queries.metrics(reloaded, [FCVR]).empty
         assert queries.layer_overlap(reloaded, DET, FCVR).empty
+
+
+def test_closing_beside_queries_is_a_sentence_of_the_store(built):
+    """A busy connection refuses what another thread asks of it; readers must never see that."""
+    stop, refused = threading.Event(), []
+
+    def ask(store):
+        while not stop.is_set():
+            try:
+                queries.runs(store)
+            except Exception as error:
+                refused.append(error)
+                return
+
+    for _ in range(10):
+        store = open_store(built)
+        readers = [threading.Thread(target=ask, args=(store,)) for _ in range(4)]
+        for reader in readers:
+            reader.start()
+        queries.runs(store)
+        store.close()
+        for reader in readers:
+            reader.join(timeout=30)
+    stop.set()
+    assert len(refused) == 40, "each reader ends with the closed store"
+    assert {str(error) for error in refused} == {"this store has been closed: open it again"}
+
+
+def test_a_store_nobody_holds_is_closed(built):
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    store = open_store(built)
+    queries.runs(store)
+    reference = weakref.ref(store)
+    del store
+    assert reference() is None, "no cycle keeps it"
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before
