@@ -71,7 +71,7 @@ class Settings:
             text = environment.get(name, "").strip()
             if text:
                 values[item.name] = _convert(name, text, item.default)
-        return cls(**values)  # type: ignore[arg-type]
+        return cls(**values)  # type: ignore[arg-type]  # by field type
 
 
 def _convert(name: str, text: str, default: object) -> object:

@@ -75,7 +75,7 @@ def served(home: Path) -> Iterator[str]:
             address = f"http://127.0.0.1:{port}"
             for _ in range(300):
                 try:
-                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).close()  # noqa: S310
+                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).close()  # noqa: S310  loopback
                     break
                 except OSError:
                     time.sleep(0.2)

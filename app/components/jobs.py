@@ -66,7 +66,7 @@ def _job(job: Any) -> None:
                 st.badge("lost: its worker has stopped", color="red")
             else:
                 colour = {"running": "blue", "finished": "green", "failed": "red"}.get(job.status, "gray")
-                st.badge(job.status, color=colour)  # type: ignore[arg-type]
+                st.badge(job.status, color=colour)  # type: ignore[arg-type]  # a literal there
             st.page_link("views/jobs.py", label="Details →", query_params={"job": job.job_id})
         text = plain(progress_text(job))
         if job.status == "running" and job.total:

@@ -60,8 +60,8 @@ class Link:
             if self._strict:
                 states.wrong_link(str(error), page=self.page)
             value = default
-        self.values[name] = value  # type: ignore[assignment]
-        return value  # type: ignore[return-value]
+        self.values[name] = value  # type: ignore[assignment]  # of the choices
+        return value  # type: ignore[return-value]  # as above
 
     def pick_many(
         self, name: str, options: Sequence[str], default: Sequence[str], limit: int | None = None

@@ -99,7 +99,7 @@ def _progress(job: jobs.Job) -> None:
         st.markdown(f"#### {plain(job.name)}", anchors=False, width="content")
         st.badge(
             "lost: its worker has stopped" if job.lost else job.status,
-            color=COLOURS.get(job.status, "gray"),  # type: ignore[arg-type]
+            color=COLOURS.get(job.status, "gray"),  # type: ignore[arg-type]  # a literal there
         )
     if job.status == "running" and job.total:
         st.progress(min(1.0, job.done / job.total), text=plain(progress_text(job)))
