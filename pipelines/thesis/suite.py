@@ -46,7 +46,9 @@ class QuestionSets(_Part):
 
 
 class Form(_Part):
-    """How much is computed: questions per role, keys of every spec, how parts are trained, the experiments."""
+    """How much is computed: questions per role (``train``, or by the part that is trained), keys of every spec, how
+    parts are trained, the experiments.
+    """
 
     limits: dict[str, Annotated[int, Field(ge=1)]]
     common: dict[str, Any]
@@ -186,7 +188,7 @@ def _training(
     made: dict[str, Any] = {}
     for part, settings in common.items():
         source = {
-            "data": _limited(sets.train, limits.get("train")),
+            "data": _limited(sets.train, limits.get(part, limits.get("train"))),
             "validation": _limited(sets.validation, limits["validation"]),
         }
         seeds = dict.fromkeys(_SEED_OF[part], seed if part == "routers" else 0)
