@@ -172,10 +172,14 @@ class Resident:
             return Applied(noise=MoeNoise(self.model, layers, card["noise_scale"], run.seed))
         if run.deterministic:
             return Applied()
-        return Applied(handle=self.handle(context, run, card.get("layers")))
+        return Applied(handle=self.handle(context, run, card))
 
-    def handle(self, context: Context, run: RunPlan, layers: list[int] | None = None) -> Handle:
-        """A fresh active handle for a Bayesian run, on the base that is on the model; the caller restores it."""
+    def handle(self, context: Context, run: RunPlan, card: dict[str, Any] | None = None) -> Handle:
+        """A fresh active handle for a Bayesian run, on the base that is on the model; the caller restores it.
+
+        ``card`` is what :meth:`describe` said of the run, once it has.
+        """
+        card = card or {}
         folder = router_folder(context, run.method, run.control)
         if context.spec.routers.train is not None and folder is not None and run.control != "untrained":
             from pipelines.train import train_method
@@ -183,10 +187,10 @@ class Resident:
             train_method(context, self, run.method, folder, context.report, control=run.control)
         if folder is not None and run.control != "untrained":
             return vmoer.load_routers(self.model, folder, samples=run.samples, estimator=run.estimator, seed=run.seed)
-        chosen = layers if layers is not None else self.layers_of(context, run.method)
+        chosen = card["layers"] if "layers" in card else self.layers_of(context, run.method)
         saved = {} if folder is None or context.spec.routers.train is not None else _saved_options(folder)
         options = {**saved, **context.spec.options.get(run.method, {})}
-        return vmoer.bayesianize(
+        handle = vmoer.bayesianize(
             self.model,
             method=run.method,
             layers=chosen,
@@ -196,6 +200,9 @@ class Resident:
             calibration=encode_batches(context, self, limit=32),
             **options,
         )
+        if "noise_factor" in card:
+            handle.scale_noise(card["noise_factor"])
+        return handle
 
     def layers_of(self, context: Context, method: str) -> list[int]:
         """The layers a method's routers sit in: the checkpoint's, else as the spec asks (measured once)."""
@@ -227,6 +234,10 @@ class Resident:
         elif run.control == "beta-zero":
             source = f"{source}, with β = 0"
         card = {"layers": layers, "options": context.spec.options.get(run.method, {})}
+        if run.control == "untrained":
+            from pipelines.noise_control import tuned_untrained
+
+            return {"layers": layers, "routers": source, "card": {**card, **tuned_untrained(context, self, run)}}
         folder = router_folder(context, run.method, run.control)
         if folder is not None:
             card["checkpoint_sha256"] = _sha256(folder / "routers.safetensors")

@@ -15,7 +15,9 @@ from pipelines.bases import check_same_base
 from pipelines.context import Context
 from pipelines.errors import PipelineError
 from pipelines.manifests import existing
+from pipelines.questions import load_questions
 from pipelines.runs import WITHOUT_KL, WITHOUT_PARAMETERS
+from pipelines.scoring import tuned_noise
 from pipelines.spec import Spec, parse_spec
 from store.archive import PER_QUESTION, read_archive, write_archive
 from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
@@ -38,7 +40,7 @@ SPEC: dict[str, Any] = {
     "methods": ["mfvr"],
     "layers": [1],
     "estimators": ["in-router", "predictive"],
-    "controls": ["beta-zero", "moe-noise"],
+    "controls": ["untrained", "beta-zero", "moe-noise"],
     "samples": 4,
     "predictive_samples": 2,
     "adapter": {"train": TRAIN, "rank": 2},
@@ -116,6 +118,27 @@ def test_logs_costs_and_paired_stability_are_stored(computed: Path) -> None:
     assert len(paired)
     assert examples.groupby(["run_id", "mode", "gamma"]).size().eq(6).all()
     assert "prompt_length" in scores
+
+
+def test_untrained_heads_get_a_tuned_noise_too(computed: Path) -> None:
+    context = Context(spec(), [], settings(computed))
+    run = next(run for run in context.spec.runs() if (run.control, run.estimator) == ("untrained", "predictive"))
+    manifest = existing(computed, run.run_id)
+    assert manifest is not None
+    factor = manifest.card["routing"]["noise_factor"]
+    part, resident = context.spec.routers.train, context.resident
+    assert part is not None
+    validation = load_questions(part.validation, "validation", [], context.settings)
+    with resident.native(context), resident.handle(context, run) as handle:
+        rows = tuned_noise(context, resident, handle, validation)
+    values = [value for *_, value in rows]
+    nll = dict(zip(values[::2], values[1::2], strict=True))
+    assert nll[factor] == min(nll.values())
+    assert len(set(nll.values())) > 1
+    applied = resident.applied(context, run).handle
+    assert applied is not None
+    assert {float(applied.head(layer).noise_scale) for layer in applied.layers} == {factor}
+    resident.clear()
 
 
 def test_second_experiment_finds_what_the_first_has_trained(computed: Path) -> None:
