@@ -87,11 +87,13 @@ def calibration_section(results: Results) -> Section:
                 for metric in ("ece", "nll", "nll_ts")
             ]
             shown = [cell(None if row is None else row["value"]) for row in values.values()]
+            chance = [results.chance_ece(run["run_id"], inside, kind) for kind in ("raw", "temperature-scaled")]
             rows.append(
                 [
                     run["questions"],
                     run_label(run) + (f", {part}" if part in searched else ""),
                     *shown,
+                    " / ".join(map(cell, chance)),
                     *map(difference_text, pairs),
                     str(int(values["accuracy"]["n"])),
                 ]
@@ -99,8 +101,10 @@ def calibration_section(results: Results) -> Section:
     return Section(
         "E2 Calibration, in-distribution",
         "`scaled` is after one temperature fitted on the validation questions, the baseline to beat. Differences are "
-        "paired against the deterministic row with pretrained routers; for ECE, NLL and Brier lower is better.",
-        ("questions", "run", *CALIBRATION.values(), "Δ ECE", "Δ NLL", "Δ NLL, scaled", "n"),
+        "paired against the deterministic row with pretrained routers; for ECE, NLL and Brier lower is better. `ECE by "
+        "chance`, as answered / scaled, is the mean of a perfectly calibrated model with the same confidences on as "
+        "many questions: no claim below it can be confirmed here.",
+        ("questions", "run", *CALIBRATION.values(), "ECE by chance", "Δ ECE", "Δ NLL", "Δ NLL, scaled", "n"),
         rows,
     )
 

@@ -10,6 +10,7 @@ import pandas as pd
 from pipelines.thesis.claims import CLAIMS, FLOPS, Change, Claim, Word, flops_verdict, relative_change, verdict
 from store import queries
 from store.reader import Store
+from vmoer.metrics import chance_ece
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Results:
         self.metrics = queries.metrics(store, ids)
         everything = queries.comparisons(store)
         self.comparisons = everything[everything["run_id"].isin(ids)]
+        self._bins = store.query("SELECT * FROM reliability_bins WHERE scheme = 'equal-width' ORDER BY bin")
         self.efficiency = queries.efficiency(store, ids)
         self.stability = store.query(
             "SELECT run_id, mode, gamma, sum(jaccard * n) / sum(n) AS jaccard, count(*) AS questions "
@@ -81,6 +83,12 @@ class Results:
         rows = rows[(rows["run_id"] == run_id) & (rows["dataset"] == dataset) & (rows["metric"] == metric)]
         rows = rows[(rows["score"] == score) & (rows["position_rule"] != "prompt_mean")]
         return None if rows.empty or pd.isna(rows.iloc[0]["value"]) else rows.iloc[0]
+
+    def chance_ece(self, run_id: str, dataset: str, calibration: str) -> float | None:
+        """ECE of a calibrated model with a run's confidences, ``raw`` or ``temperature-scaled``."""
+        rows = self._bins
+        rows = rows[(rows["run_id"] == run_id) & (rows["dataset"] == dataset) & (rows["calibration"] == calibration)]
+        return chance_ece((int(n), p) for n, p in zip(rows["n"], rows["mean_confidence"], strict=True))
 
     def difference(self, run_id: str, baseline: str, dataset: str, metric: str, score: str = "") -> pd.Series | None:
         """One row of ``comparisons``."""

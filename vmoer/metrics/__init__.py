@@ -22,7 +22,7 @@ from vmoer.metrics.calibration import (
 from vmoer.metrics.comparison import Comparison, align, paired_comparison, paired_ood_comparison
 from vmoer.metrics.definitions import DEFINITIONS, Definition, definition
 from vmoer.metrics.ood import auprc, auroc, fpr_at_tpr, length_matched, roc_curve
-from vmoer.metrics.reliability import reliability_bins, wilson_interval
+from vmoer.metrics.reliability import chance_ece, reliability_bins, wilson_interval
 from vmoer.metrics.selective import aurc, error_auroc, risk_coverage
 from vmoer.metrics.stability import (
     chance_jaccard,
@@ -56,6 +56,7 @@ __all__ = [
     "bin_edges",
     "brier",
     "calibration_metrics",
+    "chance_ece",
     "chance_jaccard",
     "confidence",
     "cross_fit_temperature",

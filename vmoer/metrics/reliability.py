@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import exp, floor, lgamma, log
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +53,17 @@ def reliability_bins(
     }
 
 
+def chance_ece(bins: Iterable[tuple[int, float | None]]) -> float | None:
+    """ECE that a perfectly calibrated model shows on average in bins of ``(n, mean confidence)``; ``None`` without one.
+
+    In such a model a bin's hits are binomial, and |confidence − accuracy| is their mean absolute deviation, De Moivre's
+    2 ν (1 − p) P(X = ν) with ν = ⌊n p⌋ + 1, over n. The confidences inside a bin are taken as equal to their mean.
+    """
+    filled = [(n, confidence) for n, confidence in bins if n and confidence is not None]
+    total = sum(n for n, _ in filled)
+    return sum(_mean_absolute_deviation(n, p) for n, p in filled) / total if total else None
+
+
 def wilson_interval(successes: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
     """Wilson 95 % interval of a proportion, lower and upper ends; (0, 1), i.e. nothing known, where n is 0."""
     count = np.asarray(n, dtype=np.float64)
@@ -63,6 +76,15 @@ def wilson_interval(successes: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]
     low = np.where(known & (share > 0), np.maximum(centre - half, 0), 0.0)
     high = np.where(known & (share < 1), np.minimum(centre + half, 1), 1.0)
     return low, high
+
+
+def _mean_absolute_deviation(n: int, p: float) -> float:
+    """E|X − n p| of a binomial X."""
+    if not 0 < p < 1:
+        return 0.0
+    above = min(floor(n * p) + 1, n)
+    chosen = lgamma(n + 1) - lgamma(above + 1) - lgamma(n - above + 1)
+    return 2 * above * exp(chosen + above * log(p) + (n - above + 1) * log(1 - p))
 
 
 def _adaptive(confidence: Floats, n_bins: int) -> tuple[Floats, Integers]:

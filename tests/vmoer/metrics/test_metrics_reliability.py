@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from store.schema import TABLES
 from vmoer import metrics
@@ -26,6 +27,22 @@ def test_the_bins_add_up_to_the_ece(scheme: str) -> None:
     expected = metrics.ece(probs, answers) if scheme == "equal-width" else metrics.adaptive_ece(probs, answers)
     assert total / 400 == pytest.approx(expected, rel=1e-9)
     assert sum(table["n"]) == 400
+
+
+def test_chance_is_what_calibrated_answers_show() -> None:
+    probs, _ = predictions(300)
+    table = metrics.reliability_bins(probs, np.zeros(300, dtype=int))
+    expected = metrics.chance_ece(zip(table["n"], table["mean_confidence"], strict=True))
+    generator = np.random.default_rng(1)
+    worlds = [metrics.ece(probs, [generator.choice(4, p=one) for one in probs]) for _ in range(400)]
+    # the mean of a bin stands for its confidences: their own spread is what is left out
+    assert expected == pytest.approx(np.mean(worlds), rel=0.03)
+    exact = stats.binom(7, 0.3)
+    assert metrics.chance_ece([(7, 0.3), (0, None)]) == pytest.approx(
+        sum(exact.pmf(hits) * abs(hits - 2.1) for hits in range(8)) / 7
+    )
+    assert metrics.chance_ece([(5, 1.0), (2, 0.0)]) == 0
+    assert metrics.chance_ece([(0, None)]) is None
 
 
 def test_the_columns_are_those_of_the_store() -> None:
