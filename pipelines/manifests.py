@@ -10,9 +10,11 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from pipelines.context import Context
 from pipelines.errors import DataError
+from pipelines.routing import router_folder
 from pipelines.runs import RunPlan
 from pipelines.spec import Spec
 from store import schema
@@ -111,7 +113,18 @@ def seal_run(context: Context, run: RunPlan, expected: set[tuple[str, str]]) -> 
             if (table.name, path.name) not in expected:  # left by an older version of a stage
                 path.unlink()
     tokens = sum(read_info(path).rows for path in list_shards(context.home, "tokens", run.run_id))
-    seal(context.home, run.run_id, status="finished", error=None, ended_at=now(), n_tokens=tokens or None)
+    card = _with_weights(context, run, read_manifest(context.home, run.run_id).card)
+    seal(context.home, run.run_id, status="finished", error=None, ended_at=now(), n_tokens=tokens or None, card=card)
+
+
+def _with_weights(context: Context, run: RunPlan, card: dict[str, Any]) -> dict[str, Any]:
+    """The card with the hash of the routers a run has used; when it began they may not have been trained yet."""
+    if run.deterministic or run.noisy or run.control == "untrained":
+        return card
+    folder = router_folder(context, run.method, run.control)
+    if folder is None:
+        return card
+    return {**card, "routing": {**card["routing"], "checkpoint_sha256": sha256(folder / "routers.safetensors")}}
 
 
 def end_run(home: Path, run_id: str, status: str, reason: str | None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -238,9 +236,6 @@ class Resident:
             from pipelines.noise_control import tuned_untrained
 
             return {"layers": layers, "routers": source, "card": {**card, **tuned_untrained(context, self, run)}}
-        folder = router_folder(context, run.method, run.control)
-        if folder is not None:
-            card["checkpoint_sha256"] = _sha256(folder / "routers.safetensors")
         return {"layers": layers, "routers": source, "card": card}
 
 
@@ -250,9 +245,3 @@ def _saved_options(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError):
         raise SpecError(f"routers: {folder.name} is not a router checkpoint") from None
     return dict(options)
-
-
-def _sha256(path: Path) -> str | None:
-    with contextlib.suppress(OSError):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return None

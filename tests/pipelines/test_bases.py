@@ -16,11 +16,13 @@ from pipelines.context import Context
 from pipelines.errors import PipelineError
 from pipelines.manifests import existing
 from pipelines.questions import load_questions
+from pipelines.routing import router_folder
 from pipelines.runs import WITHOUT_KL, WITHOUT_PARAMETERS
 from pipelines.scoring import tuned_noise
 from pipelines.spec import Spec, parse_spec
 from store.archive import PER_QUESTION, read_archive, write_archive
 from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
+from store.files import sha256
 from store.reader import open_store
 from store.verify import verify
 from tests.pipelines.support import settings, vmoer
@@ -87,6 +89,20 @@ def test_every_baseline_has_its_row_and_its_base(computed: Path) -> None:
     assert all(card == plain for key, card in cards.items() if key[0] == "mfvr")
 
 
+def test_cards_name_the_weights_that_were_used(computed: Path) -> None:
+    context = Context(spec(), [], settings(computed))
+    for run in context.spec.runs():
+        manifest = existing(computed, run.run_id)
+        assert manifest is not None
+        named = manifest.card["routing"].get("checkpoint_sha256")
+        if run.method == "deterministic" or run.control in ("untrained", "moe-noise"):
+            assert named is None
+        else:
+            folder = router_folder(context, run.method, run.control)
+            assert folder is not None
+            assert named == sha256(folder / "routers.safetensors")
+
+
 def test_logs_costs_and_paired_stability_are_stored(computed: Path) -> None:
     with open_store(computed) as store:
         logs = store.query("SELECT run_id, quantity, layer, value FROM training_log")
@@ -144,7 +160,6 @@ def test_untrained_heads_get_a_tuned_noise_too(computed: Path) -> None:
 def test_second_experiment_finds_what_the_first_has_trained(computed: Path) -> None:
     first, other = (Context(one, [], settings(computed)) for one in (spec(), spec(name="other", seed=9)))
     from pipelines.bases import adapter_folder, map_folder
-    from pipelines.routing import router_folder
 
     assert adapter_folder(first) == adapter_folder(other)
     assert map_folder(first) == map_folder(other)
