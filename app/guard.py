@@ -19,8 +19,9 @@ from typing import Any
 ANY_ADDRESS = "any-ip-address"
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
@@ -88,11 +89,16 @@ def security_headers(index: str) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def streamlit_page() -> str:
-    """The HTML page that Streamlit serves."""
+def streamlit_files() -> Path:
+    """The folder of the page that Streamlit serves and of its scripts."""
     import streamlit
 
-    return (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
+    return Path(streamlit.__file__).parent / "static"
+
+
+def streamlit_page() -> str:
+    """The HTML page that Streamlit serves."""
+    return (streamlit_files() / "index.html").read_text(encoding="utf-8")
 
 
 class Guard:
@@ -109,7 +115,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def guarded(message: MutableMapping[str, Any]) -> None:
+        async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in self._own]
                 message["headers"] = [*kept, *self._headers]

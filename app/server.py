@@ -1,6 +1,8 @@
 """The dashboard as a server, the pages behind their guard; ``vmoer serve`` or ``streamlit run app/server.py``."""
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import streamlit as st
@@ -11,10 +13,23 @@ APP = Path(__file__).resolve().parent
 if str(APP.parent) not in sys.path:
     sys.path.insert(0, str(APP.parent))
 
-from app.guard import Guard, streamlit_page  # noqa: E402
+from app.delivery import Delivery, answer_at_once  # noqa: E402
+from app.guard import Guard, streamlit_files, streamlit_page  # noqa: E402
 from pipelines.settings import LOOPBACK, load_settings  # noqa: E402
+
+
+@asynccontextmanager
+async def started(_: st.App) -> AsyncIterator[None]:
+    """What is done once the server listens."""
+    answer_at_once()
+    yield
+
 
 app = st.App(
     APP / "main.py",
-    middleware=[Middleware(Guard, hosts=[*LOOPBACK, *load_settings().allowed_hosts], page=streamlit_page())],
+    lifespan=started,
+    middleware=[
+        Middleware(Guard, hosts=[*LOOPBACK, *load_settings().allowed_hosts], page=streamlit_page()),
+        Middleware(Delivery, folder=streamlit_files()),
+    ],
 )

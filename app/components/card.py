@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from app.components.text import plain
+from app.components.unfold import popover
 
 _FIELDS = (
     "run_id", "experiment", "name", "model", "method", "estimator", "control", "layers", "samples", "seed", "dtype",
@@ -43,7 +44,8 @@ def cards(runs: Sequence[Mapping[str, Any]], *, figure: str, query: str, generat
 
 def card_popover(card: Mapping[str, Any], *, key: str) -> None:
     """A popover with the card: the essentials as text, all of it as JSON to copy."""
-    with st.popover("Card", type="tertiary", key=f"{key}.card", help="How to make this figure again"):
+
+    def content() -> None:
         st.markdown(f"**Reproducibility card**: {card['figure']}")
         for run in card["runs"]:
             layers = run.get("layers") or []
@@ -56,3 +58,5 @@ def card_popover(card: Mapping[str, Any], *, key: str) -> None:
             st.markdown(f"`{run['run_id']}`  \n{plain(about)}")
         st.markdown(f"Query `{card['query']}` on generation `{card['generation']}`")
         st.json(dict(card), expanded=1)
+
+    popover("Card", content, key=f"{key}.card", help="How to make this figure again")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from app.components.unfold import popover
 from vmoer.metrics import definition
 
 _BETTER = {"higher": "Higher is better.", "lower": "Lower is better.", "none": "Neither way is better."}
@@ -29,8 +30,11 @@ def explanation(name: str) -> str:
 
 def metric_help(names: Sequence[str], *, key: str, label: str = "What is this?") -> None:
     """A popover with the definitions of ``names``."""
-    with st.popover(label, type="tertiary", key=f"{key}.help"):
+
+    def content() -> None:
         for number, name in enumerate(names):
             if number:
                 st.divider()
             st.markdown(explanation(name))
+
+    popover(label, content, key=f"{key}.help")

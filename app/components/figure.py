@@ -15,7 +15,8 @@ from app.charts.render import screen_spec
 from app.components.card import card_popover
 from app.components.explain import metric_help
 from app.components.pagefile import keep
-from app.components.text import plain
+from app.components.text import counted, plain
+from app.components.unfold import folded, popover
 from app.exports import Section
 
 
@@ -145,8 +146,12 @@ def heading(
 
 def table_behind(table: pd.DataFrame, *, key: str) -> None:
     """The numbers of a chart as a table, folded."""
-    with st.expander(f"Table behind it ({len(table):,} rows)", key=f"{key}.table"):
-        st.dataframe(table, hide_index=True, key=f"{key}.frame", alt=f"The numbers plotted above, {len(table)} rows")
+
+    def rows() -> None:
+        st.dataframe(table, hide_index=True, key=f"{key}.frame", alt=f"The numbers plotted above, {size}")
+
+    size = counted(len(table), "row")
+    folded(f"Table behind it ({size})", rows, key=f"{key}.table")
 
 
 def one_chart(chart: Drawing) -> alt.TopLevelMixin:
@@ -188,12 +193,15 @@ def downloads(
         ("SVG", "svg", "image/svg+xml", lambda: exports.svg_bytes(spec())),
         ("Vega-Lite", "vl.json", "application/json", lambda: exports.vega_bytes(spec())),
     ]
-    with st.popover("Export", type="tertiary", key=f"{key}.export", help="Numbers and chart as files"):
-        st.caption(f"Numbers, {len(table):,} rows, all columns")
+
+    def buttons() -> None:
+        st.caption(f"Numbers, {counted(len(table), 'row')}, all columns")
         _buttons(tables, stem, key)
         if chart is not None:
             st.caption("Chart, light colours")
             _buttons(charts, stem, key)
+
+    popover("Export", buttons, key=f"{key}.export", help="Numbers and chart as files")
 
 
 def _buttons(files: Sequence[tuple[str, str, str, Callable[[], bytes]]], stem: str, key: str) -> None:

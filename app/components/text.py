@@ -15,3 +15,8 @@ def plain(text: object) -> str:
 def sentence(text: str) -> str:
     """An error's message as a sentence of its own."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 row``, ``2,000 rows``; ``plural`` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
