@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
         code = app(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except _usage_error() as error:
-        console.say(f"vmoer: {error}; see `vmoer --help`")
+        console.say(f"vmoer: {error.format_message().rstrip('.')}; see `vmoer --help`")
         return 2
     except (PipelineError, StoreError, VmoerError) as error:
         console.say(f"vmoer: {error}")
@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
         return 2
 
 
-def _usage_error() -> type[Exception]:
+def _usage_error() -> Any:
     """The base of every error about the arguments themselves (typer carries its own copy of click)."""
     return next(base for base in reversed(typer.BadParameter.__mro__) if base.__name__ == "ClickException")
 

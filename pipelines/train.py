@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,20 +163,37 @@ def _parts(context: Context, dtype: str) -> list[tuple[str, Callable[[], Log]]]:
         parts.append(("adapter", lambda: ensure_adapter(context, resident, adapter)))
     if tuned is not None and spec.map_routers is not None and spec.map_routers.train is not None:
         parts.append(("map", lambda: ensure_map_routers(context, resident, tuned, DTYPES[dtype])))
-    if spec.routers.train is not None:
-        for method in trainable(spec):
-            free = "beta-zero" in spec.controls and method not in WITHOUT_KL
-            for control in ("none", "beta-zero") if free else ("none",):
-                folder = router_folder(context, method, control)
-                assert folder is not None
+    for method, control, folder in _heads(context):
 
-                def work(method: str = method, folder: Path = folder, control: str = control) -> Log:
-                    return train_method(context, resident, method, folder, context.report, dtype, control)
+        def work(method: str = method, folder: Path = folder, control: str = control) -> Log:
+            return train_method(context, resident, method, folder, context.report, dtype, control)
 
-                parts.append((folder.name, work))
+        parts.append((folder.name, work))
     if not parts:
         raise SpecError("nothing to train: give {train: {data: …, validation: …}} to adapter, map_routers or routers")
     return parts
+
+
+def _heads(context: Context) -> Iterator[tuple[str, str, Path]]:
+    """``(method, control, folder)`` of every Bayesian part that a spec trains."""
+    if context.spec.routers.train is None:
+        return
+    for method in trainable(context.spec):
+        free = "beta-zero" in context.spec.controls and method not in WITHOUT_KL
+        for control in ("none", "beta-zero") if free else ("none",):
+            folder = router_folder(context, method, control)
+            assert folder is not None
+            yield method, control, folder
+
+
+def missing_parts(context: Context) -> dict[Path, FineTuning]:
+    """How the parts that a spec trains, and that are not there yet, will be trained; by folder."""
+    spec = context.spec
+    below = ((adapter_folder(context), spec.adapter), (map_folder(context), spec.map_routers))
+    found = {folder: part.train for folder, part in below if folder is not None and part is not None and part.train}
+    if spec.routers.train is not None:
+        found |= {folder: spec.routers.train for _, _, folder in _heads(context)}
+    return {folder: part for folder, part in found.items() if not is_trained(folder)}
 
 
 def read_log(folder: Path) -> Log:

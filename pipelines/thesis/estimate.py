@@ -8,25 +8,34 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipelines.context import Context
-from pipelines.scoring import score
+from pipelines.questions import load_questions
+from pipelines.scoring import NOISE_GRID, score
 from pipelines.settings import Settings
+from pipelines.spec import Training
 from pipelines.thesis.suite import Planned, count_questions
+from pipelines.train import missing_parts
 
 _SAMPLE = 8
 #: a traced question also runs its prompt once more, and writes about this many bytes per token and MoE layer
 _TRACE_BYTES = 60
 _TOKENS = 40
+#: passes over all options that a training step on one question costs, by what its loss sees, with the backward pass
+_STEP = {"answer": 2.2, "choice": 3.0}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` of computing, ``memory`` and ``disk`` in bytes, from ``sample`` questions answered just now."""
+    """``seconds`` of computing, of them ``training``; ``memory`` and ``disk`` in bytes; from ``sample`` questions
+    answered just now.
+    """
 
     runs: int
     answers: int
     seconds: float
+    training: float
     memory: int
     disk: int
     free: int
@@ -36,9 +45,9 @@ class Estimate:
         """The estimate in words."""
         return (
             f"{self.runs} runs, {self.answers} answers: about {self.seconds / 60:.0f} minutes of computing on this "
-            f"machine (from {self.sample} questions answered just now), about {self.memory / 2**30:.1f} GiB of memory, "
-            f"{self.disk / 2**20:.0f} MiB of disk ({self.free / 2**30:.0f} GiB free); training comes on top where a "
-            "form trains"
+            f"machine, {self.training / 60:.0f} of them training (from {self.sample} questions answered just now), "
+            f"about {self.memory / 2**30:.1f} GiB of memory, {self.disk / 2**20:.0f} MiB of disk "
+            f"({self.free / 2**30:.0f} GiB free)"
         )
 
 
@@ -54,6 +63,7 @@ def estimate(planned: Sequence[Planned], folders: Sequence[str], settings: Setti
     answers = count_questions(list(planned), list(folders), settings)
     traced = sum("trace" in item.spec.stages for item in planned) / len(planned)
     per_answer = each * (1 + 0.5 * traced)
+    training = each * _training_passes(planned, folders, settings)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     layers = len(context.resident.moe_layers)
     disk = int(answers * _TOKENS * layers * _TRACE_BYTES * traced)
@@ -61,9 +71,29 @@ def estimate(planned: Sequence[Planned], folders: Sequence[str], settings: Setti
     return Estimate(
         runs=sum(len(item.spec.runs()) for item in planned),
         answers=answers,
-        seconds=answers * per_answer,
+        seconds=answers * per_answer + training,
+        training=training,
         memory=int(peak * 1.3),
         disk=disk,
         free=shutil.disk_usage(existing).free,
         sample=len(questions),
     )
+
+
+def _training_passes(planned: Sequence[Planned], folders: Sequence[str], settings: Settings) -> float:
+    """What the parts cost that are not trained yet, in answered questions; experiments share a part."""
+    passes: dict[Path, float] = {}
+    for item in planned:
+        context = Context(item.spec, folders, settings)
+        for folder, part in missing_parts(context).items():
+            train, validation = (
+                len(load_questions(source, "validation", folders, settings).questions)
+                for source in (part.data, part.validation)
+            )
+            steps = part.epochs * train
+            draws = part.draws if isinstance(part, Training) else 1
+            passes[folder] = steps * draws * _STEP[part.loss]
+            passes[folder] += validation * (1 + steps // (part.batch_size * part.evaluate_every))
+            if isinstance(part, Training) and part.tune_noise:
+                passes[folder] += len(NOISE_GRID) * validation * item.spec.answer_samples
+    return sum(passes.values())
