@@ -83,6 +83,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("gamma", "noise level γ", _level),
         Parameter("layer", "layer", _index),
         Parameter("view", "view", _text),
+        Parameter("part", "part of the comparison", _text),
         Parameter("weighting", "load weighting", _text),
         Parameter("calibration", "calibration", _text),
         Parameter("scheme", "binning", _text),

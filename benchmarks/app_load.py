@@ -167,7 +167,7 @@ CLICKS: dict[str, tuple[str, Callable[[Page], float]]] = {
     "experts: next layer": (link("experts", layer="3"), next_layer),
     "calibration: other bins": (link("calibration"), other_bins),
     "ood: other curve": (link("ood"), other_curve),
-    "compare: next question": (link("compare"), next_question),
+    "compare: next question": (link("compare", part="question"), next_question),
 }
 
 
@@ -216,8 +216,8 @@ def processor(home: Path, repeat: int) -> Iterator[dict[str, Any]]:
         yield _row(f"{name}: run again", again, CLICK_GOAL)
         if name in CHANGES:
             changed = []
-            for value in range(1, repeat + 1):
-                app.query_params[CHANGES[name]] = str(value)
+            for number in range(1, repeat + 1):
+                app.query_params[CHANGES[name]] = str(number)
                 changed.append(_spent(app.run))
             yield _row(f"{name}: next {CHANGES[name]}", changed, CLICK_GOAL)
         if app.exception:

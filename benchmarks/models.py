@@ -10,7 +10,7 @@ from torch import Tensor
 from vmoer.testing import tiny_model
 
 #: name → (what it is, overrides of the tiny configuration)
-SIZES: dict[str, tuple[str, dict[str, int]]] = {
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "small": (
         "GraniteMoe with random weights, 8 layers, hidden 256, 16 experts of 128, top-4",
         {

@@ -29,6 +29,7 @@ import websockets
 from streamlit.proto.Alert_pb2 import Alert
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.typing import Origin, Subprotocol
 
 from pipelines import jobs, serve
 from pipelines.dashboard import check_port_free
@@ -76,8 +77,8 @@ async def session(number: int, port: int, until: float, think: float, seen: Seen
         try:
             async with websockets.connect(
                 address,
-                origin=f"http://127.0.0.1:{port}",
-                subprotocols=["streamlit"],
+                origin=Origin(f"http://127.0.0.1:{port}"),
+                subprotocols=[Subprotocol("streamlit")],
                 max_size=2**27,
                 ping_interval=None,  # a slow page is counted as one, not as a broken connection
             ) as socket:
@@ -156,8 +157,11 @@ def writing(seed: int) -> Spec:
 async def _all(arguments: argparse.Namespace, settings: Settings, seen: Seen) -> int:
     until = time.monotonic() + arguments.seconds
     visitors = [session(number, arguments.port, until, arguments.think, seen) for number in range(arguments.sessions)]
-    written, *_ = await asyncio.gather(keep_writing(settings, until), *visitors)
-    return written
+    async with asyncio.TaskGroup() as group:
+        written = group.create_task(keep_writing(settings, until))
+        for visitor in visitors:
+            group.create_task(visitor)
+    return written.result()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

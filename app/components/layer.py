@@ -171,7 +171,7 @@ def draw_strip(page: Page, run_id: str, dataset: str, layer: int, by: str, optio
     ]
     token_strip(texts, shares.tolist(), titles, None)
     right_run = run_names.deterministic_of(page.runs, run_id)
-    query = {"run": run_id, "dataset": dataset, "example": example}
+    query = {"run": run_id, "dataset": dataset, "example": example, "part": "question"}
     if right_run not in (None, run_id):
         query["baseline"] = str(right_run)
         st.page_link("views/compare.py", label="Compare this question with the deterministic run →", query_params=query)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -11,12 +13,16 @@ from app import pairs
 from app import runs as run_names
 from app.charts import compare as charts
 from app.components import states
-from app.components.figure import Tile, figure
+from app.components.figure import Figure, Tile
 from app.components.format import is_percent
 from app.components.link import go
 from app.components.page import Page, open_page
+from app.components.pagefile import keep
 from app.components.prompt import draw_prompt
+from app.components.stability import click_layer
 from app.components.stepper import stepper
+from app.components.text import counted
+from app.exports import Section
 from app.sections import paired
 from vmoer.metrics import definition
 
@@ -31,7 +37,7 @@ def paired_differences(key: tuple[Any, ...], _paired: pd.DataFrame, n_resamples:
     return pairs.computed_differences(_paired, n_resamples)
 
 
-def draw_differences(page: Page, first: str, second: str, rows: pd.DataFrame) -> None:
+def differences(page: Page, first: str, second: str, rows: pd.DataFrame) -> Figure | None:
     """Paired differences of accuracy, ECE, NLL and Brier score, one small chart each."""
     stored = page.data("comparisons", second)
     stored = stored[(stored["baseline_run_id"] == first) & stored["metric"].isin(pairs.DIFFERENCES)]
@@ -55,7 +61,7 @@ def draw_differences(page: Page, first: str, second: str, rows: pd.DataFrame) ->
         clear = part[part["verdict"] != "no clear difference"]
         said += [f"{TITLES[metric]} on {row['dataset']}: {row['verdict']}" for row in run_names.records(clear)]
     summary = "; ".join(said) if said else "no interval excludes zero"
-    figure(
+    return Figure(
         "Paired differences, second run − first run",
         tiles,
         stored,
@@ -68,23 +74,24 @@ def draw_differences(page: Page, first: str, second: str, rows: pd.DataFrame) ->
     )
 
 
-def draw_answers(page: Page, first: str, second: str, rows: pd.DataFrame) -> None:
-    """Answer flips and the paired scatter of confidence."""
-    flips = pairs.flip_counts(rows)
-    gained = int((rows["outcome"] == charts.OUTCOMES[1]).sum())
-    lost = int((rows["outcome"] == charts.OUTCOMES[2]).sum())
-    left, right = st.columns(2, gap="large")
-    with left:
-        figure(
-            f"Answers that changed: {gained} became right, {lost} became wrong",
-            charts.flips(flips),
-            flips,
-            key="flips",
-            note=f"{len(rows):,} shared questions; share per data set.",
-            alt_text=f"{gained} answers became right and {lost} became wrong",
-            card=page.card([first, second], "Answer flips", "paired_predictions"),
-            explains=("accuracy",),
-        )
+def flips(page: Page, first: str, second: str, rows: pd.DataFrame) -> Figure | None:
+    """What became of the answers, per data set."""
+    counts = pairs.flip_counts(rows)
+    gained, lost = (int((rows["outcome"] == charts.OUTCOMES[place]).sum()) for place in (1, 2))
+    return Figure(
+        f"Answers that changed: {gained} became right, {lost} became wrong",
+        charts.flips(counts),
+        counts,
+        key="flips",
+        note=f"{counted(len(rows), 'shared question')}; share per data set.",
+        alt_text=f"{gained} answers became right and {lost} became wrong",
+        card=page.card([first, second], "Answer flips", "paired_predictions"),
+        explains=("accuracy",),
+    )
+
+
+def scatter(page: Page, first: str, second: str, rows: pd.DataFrame) -> Figure | None:
+    """Confidence of both runs, question by question."""
     limit = page.settings.max_points
     drawn = rows if len(rows) <= limit else rows.sample(limit, random_state=0)
     sampled = "" if len(rows) <= limit else f" {limit:,} of {len(rows):,} questions drawn, seed 0."
@@ -93,66 +100,62 @@ def draw_answers(page: Page, first: str, second: str, rows: pd.DataFrame) -> Non
     def chosen(point: dict[str, Any]) -> None:
         go("dataset", str(point["dataset"]))
         go("example", str(point["example_id"]))
+        go("part", "question")
 
-    with right:
-        figure(
-            "Confidence, question by question",
-            charts.confidence_scatter(drawn, first="first run", second="second run"),
-            drawn[columns],
-            key="scatter",
-            note=f"n = {len(rows):,}; below the dashed line the second run is less sure than the first.{sampled} "
-            "Click a point to see its tokens below.",
-            alt_text="Scatter of the confidence of the two runs on each shared question",
-            card=page.card([first, second], "Paired confidence", "paired_predictions"),
-            explains=("confidence",),
-            selection="question",
-            on_select=chosen,
-        )
+    return Figure(
+        "Confidence, question by question",
+        charts.confidence_scatter(drawn, first="first run", second="second run"),
+        drawn[columns],
+        key="scatter",
+        note=f"n = {len(rows):,}; below the dashed line the second run is less sure than the first.{sampled} "
+        "Click a point to see its tokens.",
+        alt_text="Scatter of the confidence of the two runs on each shared question",
+        card=page.card([first, second], "Paired confidence", "paired_predictions"),
+        explains=("confidence",),
+        selection="question",
+        on_select=chosen,
+    )
 
 
-def draw_overlap(page: Page, first: str, second: str, dataset: str | None) -> None:
-    """How much the two runs' expert sets overlap per layer."""
+def overlap(page: Page, first: str, second: str, _: pd.DataFrame) -> Figure | None:
+    """How much the two runs' expert sets overlap per layer; nothing where no token was traced in both."""
+    dataset = page.link.text("dataset")
     rows = page.data("layer_overlap", first, second, dataset=dataset, limit=page.settings.max_overlap)
     if rows.empty:
-        page.absent(
-            second,
-            "No shared tokens were traced",
-            "vmoer run SPEC.yaml   # with `trace` among its stages, both methods in one spec",
-            why="The overlap of expert sets needs the routing of both runs on the same tokens.",
-        )
-        return
+        return None
     layers = [int(layer) for layer in sorted(rows["layer"].unique())]
     chosen = [int(one) for one in run_names.as_list(page.run(second)["layers"])]
     lowest = rows.sort_values("mean_jaccard").iloc[0]
-    figure(
+    return Figure(
         "Do the two runs choose the same experts?",
         charts.overlap_by_layer(rows, layers, chosen=chosen, layer=page.link.index("layer")),
         rows,
         key="overlap",
-        note=f"Mean Jaccard of the expert sets on the same {int(rows['n'].max()):,} tokens of "
-        f"{int(rows['n_examples'].max()):,} shared questions (the first by id, at most {page.settings.max_overlap:,}); "
-        "1 = the same experts. "
+        note=f"Mean Jaccard of the expert sets on the same {counted(int(rows['n'].max()), 'token')} of "
+        f"{counted(int(rows['n_examples'].max()), 'shared question')} (the first by id, at most "
+        f"{page.settings.max_overlap:,}); 1 = the same experts. "
         f"Least in layer {int(lowest['layer'])} ({lowest['mean_jaccard']:.3f}). "
         "Above the first Bayesian layer, inputs differ as well.",
         alt_text="Mean Jaccard of the expert sets of both runs per layer",
         card=page.card([first, second], "Overlap per layer", "layer_overlap"),
         explains=("jaccard", "overlap"),
         selection="layer",
-        on_select=lambda point: go("layer", int(point["layer"])),
+        on_select=click_layer,
     )
 
 
-def draw_load_change(page: Page, first: str, second: str, dataset: str | None) -> None:
-    """Experts gained and lost: how each expert's share of its layer's load changed."""
+def load_change(page: Page, first: str, second: str, _: pd.DataFrame) -> Figure | None:
+    """Experts gained and lost: how each expert's share of its layer's load changed; nothing without a trace."""
+    dataset = page.link.text("dataset")
     keys = ["layer", "expert_index"]
     one, two = (page.data("expert_load", run_id, dataset=dataset) for run_id in (first, second))
     rows = one[[*keys, "share"]].merge(two[[*keys, "share"]], on=keys, suffixes=("_a", "_b"))
     if rows.empty:
-        return
+        return None
     rows["change"] = rows["share_b"] - rows["share_a"]
     layers = [int(layer) for layer in sorted(rows["layer"].unique())]
     moved = rows.groupby("layer")["change"].apply(lambda part: part.abs().sum() / 2)
-    figure(
+    return Figure(
         "Experts gained and lost",
         charts.load_change(rows, layers, layer=page.link.index("layer")),
         rows,
@@ -163,15 +166,57 @@ def draw_load_change(page: Page, first: str, second: str, dataset: str | None) -
         card=page.card([first, second], "Load change", "expert_load"),
         explains=("load_share",),
         selection="layer",
-        on_select=lambda point: go("layer", int(point["layer"])),
+        on_select=click_layer,
     )
+
+
+#: what the page can show of two runs: its name, and the functions that make its figures
+PARTS: dict[str, tuple[str, tuple[Callable[[Page, str, str, pd.DataFrame], Figure | None], ...]]] = {
+    "answers": ("Answers and confidence", (differences, flips, scatter)),
+    "experts": ("Experts", (overlap, load_change)),
+    "question": ("One question, token by token", ()),
+}
+
+
+def draw_part(page: Page, first: str, second: str, rows: pd.DataFrame, parts: list[str]) -> None:
+    """The figures of the chosen part, or what is missing for them; the others go into the page's file as well."""
+    part = page.link.text("part")
+    for name in parts:
+        for make in PARTS[name][1] if name != part else ():
+            keep(make.__name__, partial(_section, make, page, first, second, rows))
+    figures = [figure for make in PARTS[part][1] if (figure := make(page, first, second, rows)) is not None]
+    if part == "answers":
+        figures[0].draw()
+        for column, figure in zip(st.columns(2, gap="large"), figures[1:], strict=True):
+            with column:
+                figure.draw()
+        return
+    for figure in figures:
+        figure.draw()
+    if part == "experts" and "overlap" not in [figure.key for figure in figures]:
+        page.absent(
+            second,
+            "No shared tokens were traced",
+            "vmoer run SPEC.yaml   # with `trace` among its stages, both methods in one spec",
+            why="The overlap of expert sets needs the routing of both runs on the same tokens.",
+        )
+
+
+def _section(
+    make: Callable[[Page, str, str, pd.DataFrame], Figure | None],
+    page: Page,
+    first: str,
+    second: str,
+    rows: pd.DataFrame,
+) -> Section | None:
+    figure = make(page, first, second, rows)
+    return None if figure is None else figure.section()
 
 
 def draw_example(page: Page, first: str, second: str, rows: pd.DataFrame, examples: list[str]) -> None:
     """One question: both answers, then its tokens."""
     link = page.link
     dataset, example = str(link.values["dataset"]), str(link.values["example"])
-    st.markdown("### One question, token by token", anchors=False)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         with st.container(width=340):
             link.select("example", f"Question of {dataset}", examples)
@@ -240,6 +285,9 @@ def render() -> None:
     carried = [int(layer) for layer in run_names.as_list(page.run(second)["layers"])]
     link.pick("layer", layers, carried[0] if carried else layers[0])
     link.pick("token", list(range(page.settings.max_tokens)), None)
+    # The experts of two models cannot be matched.
+    parts = list(PARTS) if page.run(first)["model"] == page.run(second)["model"] else ["answers"]
+    link.pick("part", parts, "question" if "question" in parts and link.given("token") is not None else "answers")
     link.commit()
     with st.container(horizontal=True, gap="small"):
         with st.container(width=420):
@@ -248,7 +296,7 @@ def render() -> None:
             link.select("run", "Second run", run_ids, show=page.label)
         if sets:
             with st.container(width=240):
-                link.select("dataset", "Data set below", sets)
+                link.select("dataset", "Data set of experts and questions", sets)
     page.banners(list(dict.fromkeys([first, second])))
     if first == second:
         st.info("Both sides name the same run; choose another first or second run.")
@@ -262,15 +310,14 @@ def render() -> None:
         return
     counts = [len(page.data("predictions", run_id)) for run_id in (first, second)]
     st.caption(pairs.shared_note(counts[0], counts[1], len(rows)))
-    if page.run(first)["model"] != page.run(second)["model"]:
+    if len(parts) == 1:
         st.warning("The runs are of different models; their experts cannot be matched, so only answers are compared.")
     query = {"run": second, "baseline": first}
     st.page_link("views/export.py", label="Take this comparison with you as a report →", query_params=query)
-    draw_differences(page, first, second, rows)
-    draw_answers(page, first, second, rows)
-    if page.run(first)["model"] == page.run(second)["model"]:
-        draw_overlap(page, first, second, dataset)
-        draw_load_change(page, first, second, dataset)
+    if len(parts) > 1:
+        link.select("part", "Show", parts, show=lambda name: PARTS[name][0], kind="buttons")
+    draw_part(page, first, second, rows, parts)
+    if link.text("part") == "question":
         draw_example(page, first, second, rows, examples)
 
 

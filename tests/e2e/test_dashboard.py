@@ -182,7 +182,7 @@ def test_the_explanation_of_a_metric_opens_with_its_formula(browser: Browser, ad
 
 
 def test_next_question_changes_the_tokens(browser: Browser, address: str) -> None:
-    with opened(browser, f"{address}/compare?run={FCVR}") as (page, _):
+    with opened(browser, f"{address}/compare?run={FCVR}&part=question") as (page, _):
         strip = page.locator(".vmoer-strip").first
         before = strip.inner_text()
         page.get_by_role("button", name="Next").click()

@@ -88,6 +88,7 @@ def test_the_chosen_layer_goes_along_to_its_experts(browser: Browser, address: s
         (f"training?run={FCVR}&quantity=kl", "KL to the prior"),
         (f"layers?run={FCVR}&measure=instability&layer=7&by=logit_variance", "Layer 7"),
         (f"export?run={FCVR}&baseline={DETERMINISTIC}&table=predictions", "Export"),
+        (f"compare?run={FCVR}&baseline={DETERMINISTIC}&part=experts", "Experts gained and lost"),
     ],
 )
 def test_a_deep_link_restores_every_page(link: str, shown: str, browser: Browser, address: str) -> None:
