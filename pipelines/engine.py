@@ -25,7 +25,7 @@ from pipelines.errors import JobError, PipelineError, SpecError
 from pipelines.jobdb import reason_of
 from pipelines.joblog import JobLog
 from pipelines.jobs import WORKFLOW, get_job
-from pipelines.manifests import end_run, finished, seal_run
+from pipelines.manifests import drop_others, end_run, finished, seal_run
 from pipelines.progress import Progress
 from pipelines.room import refuse_over_quota, with_room
 from pipelines.runs import RunPlan
@@ -39,7 +39,6 @@ from store.errors import StoreError
 from store.files import cannot_write
 from store.publish import publish, refuse_newer
 from store.redact import redact
-from store.shards import shard_name
 from vmoer.routers.base import routers
 
 #: held while a step computes or writes: a polite shutdown waits for the step in flight, an inspection comes before
@@ -317,16 +316,15 @@ class _Experiment:
     def _seal(self, run: RunPlan, batches: dict[str, list[dict[str, Any]]]) -> None:
         self.stage = "summarise"
         self.progress.say("summarise", run_label(run))
-        expected: set[tuple[str, str]] = set()
-        for name, rows in batches.items():
-            for row in rows:  # a shard may have been lost since its step was recorded
-                self.work.ensure(run, name, Batch(**row))
-                expected |= {(table, shard_name(f"{name}/{row['key']}")) for table in stages.stage(name).TABLES}
+        steps = [(name, Batch(**row)) for name, rows in batches.items() for row in rows]
+        expected = {(table, f"{name}/{batch.key}") for name, batch in steps for table in stages.stage(name).TABLES}
+        drop_others(self.home, run.run_id, expected)
+        for name, batch in steps:  # a shard may have been lost since its step was recorded
+            self.work.ensure(run, name, batch)
         for name in batches:
             summary = {table: data for table, data in stages.stage(name).summarise(self.context, run).items() if data}
             self.work.write(run, f"summary/{name}", summary)
-            expected |= {(table, shard_name(f"summary/{name}")) for table in summary}
-        seal_run(self.context, run, expected)
+        seal_run(self.context, run)
         self.log.info("run finished", run_id=run.run_id)
 
     def _publish(self, run: RunPlan) -> int:

@@ -18,12 +18,12 @@ from pipelines.routing import router_folder
 from pipelines.runs import RunPlan
 from pipelines.spec import Spec
 from store import schema
-from store.catalog import RunManifest, forget_shards, now, read_manifest, seal, write_manifest
+from store.catalog import RunManifest, forget_shards, now, read_manifest, seal, untangle, write_manifest
 from store.errors import CorruptShardError, NotFoundError
 from store.files import sha256
 from store.layout import shard_path
 from store.redact import redacted
-from store.shards import changed, check_info, display, list_shards, read_info
+from store.shards import changed, check_info, display, list_shards, merged_shards, named, read_info, shard_name
 
 _PACKAGES = ("vmoer", "torch", "transformers", "numpy", "duckdb", "pyarrow", "dbos", "scikit-learn")
 
@@ -58,6 +58,8 @@ def begin_run(context: Context, run: RunPlan) -> RunManifest:
     before = existing(context.home, run.run_id)
     if before is None:
         forget_shards(context.home, run.run_id)
+    elif not before.sealed:
+        untangle(context.home, run.run_id)
     resident = context.resident
     spec = context.spec
     setup = resident.describe(context, run)
@@ -106,12 +108,23 @@ def begin_run(context: Context, run: RunPlan) -> RunManifest:
     return manifest
 
 
-def seal_run(context: Context, run: RunPlan, expected: set[tuple[str, str]]) -> None:
-    """Mark a run finished with the hashes of exactly the ``(table, shard)`` pairs it should have."""
+def drop_others(home: Path, run_id: str, expected: set[tuple[str, str]]) -> None:
+    """Remove the shards of a run that are neither among ``(table, key)`` pairs nor merged from nothing but those.
+
+    Such are left by an older version of a stage, and all that summarise the run, which are made anew.
+    """
     for table in schema.tables("fact", "result"):
-        for path in list_shards(context.home, table.name, run.run_id):
-            if (table.name, path.name) not in expected:  # left by an older version of a stage
+        mine = {shard_name(key) for name, key in expected if name == table.name}
+        parts: dict[Path, set[str]] = {}
+        for part, path in merged_shards(home, table.name, run_id).items():
+            parts.setdefault(path, set()).add(part)
+        for path in list_shards(home, table.name, run_id):
+            if not parts.get(path, {path.name}) <= mine:
                 path.unlink()
+
+
+def seal_run(context: Context, run: RunPlan) -> None:
+    """Mark a run finished, with the hashes of the shards it has."""
     tokens = sum(read_info(path).rows for path in list_shards(context.home, "tokens", run.run_id))
     card = _with_weights(context, run, read_manifest(context.home, run.run_id).card)
     seal(context.home, run.run_id, status="finished", error=None, ended_at=now(), n_tokens=tokens or None, card=card)
@@ -137,9 +150,8 @@ def end_run(home: Path, run_id: str, status: str, reason: str | None) -> None:
 def recheck(home: Path, spec: Spec) -> list[str]:
     """Reopen the finished runs of a spec that have missing or damaged shards; returns a sentence for each shard.
 
-    A damaged shard is removed, so that exactly it is computed again: its bytes are not those that were sealed, and
-    nothing in it can be trusted. A merged shard no longer says which steps its rows came from: one that is lost costs
-    every step of its run whose shards were merged.
+    A damaged shard is removed, so that exactly its steps are computed again: its bytes are not those that were sealed,
+    and nothing in it can be trusted. Merged shards that do not say which steps their rows came from go with it.
     """
     found = []
     for run in spec.runs():
@@ -148,19 +160,28 @@ def recheck(home: Path, spec: Spec) -> list[str]:
             continue
         lost = dict(_lost(home, manifest))
         if lost:
-            write_manifest(home, replace(manifest, status="cancelled", shards=None))
-            for path in lost:
+            listed = {
+                shard_path(home, table, run.run_id, entry["name"]): entry
+                for table, entries in (manifest.shards or {}).items()
+                for entry in entries
+            }
+            # removed first: while the manifest still lists them, whoever is killed here finds them missing
+            for path in [*lost, *(path for path, entry in listed.items() if "merged" in entry)]:
                 path.unlink(missing_ok=True)
-            entries = [entry for listed in (manifest.shards or {}).values() for entry in listed]
-            merged = {entry["name"]: entry.get("merged") for entry in entries}
-            found += [f"{run.run_id}: {reason}; {_again(merged[path.name])}" for path, reason in lost.items()]
+            untangle(home, run.run_id)
+            write_manifest(home, replace(manifest, status="cancelled", shards=None))
+            found += [f"{run.run_id}: {reason}; {_again(listed[path])}" for path, reason in lost.items()]
     return found
 
 
-def _again(merged: int | None) -> str:
-    if merged is None:
-        return "it is computed again"
-    return f"it was merged from {merged} shards by `vmoer compact`, so every merged step of the run is computed again"
+def _again(entry: dict[str, Any]) -> str:
+    if "merged" in entry:
+        merged = f"it was merged from {entry['merged']} shards by `vmoer compact`"
+        return f"{merged} and does not say of which, so every merged step of the run is computed again"
+    steps = list(map(str, entry.get("steps", [])))
+    if len(steps) > 1:
+        return f"what it was merged from by `vmoer compact` is computed again, {named(steps)}"
+    return f"it is computed again{f' ({named(steps)})' if steps else ''}"
 
 
 def _lost(home: Path, manifest: RunManifest) -> Iterator[tuple[Path, str]]:

@@ -7,6 +7,7 @@ those names are there already.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from pipelines.runs import RunPlan
 from pipelines.stages import Batch
 from store.errors import StoreError
 from store.layout import shard_path
-from store.shards import check_info, check_pages, shard_name, write_shard
+from store.shards import check_info, check_pages, merged_shards, shard_name, write_shard
 
 #: run id → stage → its batches, plain JSON values
 Batches = dict[str, dict[str, list[dict[str, Any]]]]
@@ -34,6 +35,9 @@ class Work:
         self.warn = warn
         #: ``(run id, key)`` of the batches whose shards this execution wrote or read through: not read again
         self.checked: set[tuple[str, str]] = set()
+        #: ``(table, run id)`` → which merged shard holds the rows of a shard that compacting replaced
+        self._merged: dict[tuple[str, str], dict[str, Path]] = {}
+        self._read: set[Path] = set()  # merged shards that were read through
         settings = context.settings
         #: with engine ray, where no folder is shared
         self.exchange = (
@@ -119,15 +123,28 @@ class Work:
 
     def _sound(self, table: str, run_id: str, key: str) -> bool:
         path = shard_path(self.context.home, table, run_id, shard_name(key))
-        if not path.exists() or (run_id, key) in self.checked:
+        merged = None if path.exists() else self._merged_with(path.name, table, run_id)
+        path = merged or path
+        if not path.exists() or (run_id, key) in self.checked or path in self._read:
             return path.exists()
         try:
             check_info(path, table, run_id)
             check_pages(path)
         except StoreError as error:
             self.warn("shard is recomputed", reason=str(error))
+            if merged:  # what is computed again gets names of its own
+                merged.unlink(missing_ok=True)
             return False
+        if merged:
+            self._read.add(merged)
         return True
+
+    def _merged_with(self, shard: str, table: str, run_id: str) -> Path | None:
+        """The merged shard that holds the rows of one that is not there by itself, if there is one."""
+        place = (table, run_id)
+        if place not in self._merged:
+            self._merged[place] = merged_shards(self.context.home, table, run_id)
+        return self._merged[place].get(shard)
 
     def _check_inputs(self, run: RunPlan) -> None:
         """Refuse to add to a run what this process would compute from other weights or questions than it began with."""

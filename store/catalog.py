@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from store import files, layout, schema, shards, typed
-from store.errors import CorruptStoreError, InvalidDataError, NewerSchemaError, NotFoundError
+from store.errors import CorruptShardError, CorruptStoreError, InvalidDataError, NewerSchemaError, NotFoundError
 
 STATUSES = ("queued", "running", "finished", "failed", "cancelled")
 
@@ -22,8 +22,8 @@ class RunManifest:
     """One run: the columns of ``runs``, its model's row, its data sets' rows, its card, and once sealed its shards.
 
     ``started_at`` and ``ended_at`` are UTC in ISO 8601; ``shards`` maps each table to
-    ``[{"name", "sha256", "rows"}, …]`` and is None until ``seal`` has run; a shard that compacting made has ``merged``,
-    the number of shards that were merged.
+    ``[{"name", "sha256", "rows", "steps"}, …]`` and is None until ``seal`` has run. ``steps`` are the keys whose rows a
+    shard holds; one that compacting made of shards that did not say theirs has ``merged``, their number, instead.
     """
 
     run_id: str
@@ -151,6 +151,31 @@ def forget_shards(home: layout.Home, run_id: str) -> None:
             path.unlink(missing_ok=True)
 
 
+def untangle(home: layout.Home, run_id: str) -> None:
+    """Leave every row of an unsealed run in one shard: which ones are whose is no longer said by its manifest.
+
+    Removed are shards that cannot be read, and merged ones of which a part lies there by itself (compacting leaves what
+    it replaced for a while) or in a larger merged one.
+    """
+    for table in schema.tables("fact", "result"):
+        single, merged = set(), []
+        for path in shards.list_shards(home, table.name, run_id):
+            try:
+                steps = shards.check_info(path, table.name, run_id).steps
+            except CorruptShardError:
+                path.unlink(missing_ok=True)
+                continue
+            if len(steps) > 1:
+                merged.append((path, {shards.shard_name(step) for step in steps}))
+            else:
+                single.add(path.name)
+        for path, parts in sorted(merged, key=lambda one: (-len(one[1]), one[0])):
+            if parts & single:
+                path.unlink(missing_ok=True)
+            else:
+                single |= parts
+
+
 def seal(home: layout.Home, run_id: str, **changes: Any) -> RunManifest:
     """The run's manifest with the SHA-256 and row count of each shard, written to disk.
 
@@ -160,10 +185,7 @@ def seal(home: layout.Home, run_id: str, **changes: Any) -> RunManifest:
     manifest = replace(read_manifest(home, run_id), **changes)
     sweep(home, run_id)
     listed = {
-        table.name: [
-            {"name": path.name, "sha256": files.sha256(path), "rows": shards.check_info(path, table.name, run_id).rows}
-            for path in shards.list_shards(home, table.name, run_id)
-        ]
+        table.name: [shards.entry(path, table.name, run_id) for path in shards.list_shards(home, table.name, run_id)]
         for table in schema.tables("fact", "result")
     }
     manifest = replace(manifest, shards={table: entries for table, entries in listed.items() if entries})

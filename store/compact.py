@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,8 @@ def compact(
 ) -> Compacted:
     """Merge the shards of one sealed run, or of all; then remove files older than ``grace`` seconds that nothing needs.
 
-    Rows stay the same, sorted by their key. Readers that are open keep what they read for ``grace`` seconds after it
-    was replaced.
+    Rows stay the same, those of a merged shard sorted by their key; it holds shards as a whole, so that losing it costs
+    no more than those. Readers that are open keep what they read for ``grace`` seconds after it was replaced.
     """
     refuse_newer(home)
     if run_id is not None:
@@ -72,20 +71,21 @@ def _merge_run(home: layout.Home, run_id: str, rows_per_shard: int) -> tuple[int
     paths = shard_paths(home, manifest)
     before = after = 0
     for name, entries in listed.items():
-        rows = sum(int(entry["rows"]) for entry in entries)
-        if len(entries) <= max(1, -(-rows // rows_per_shard)):
+        if len(entries) < 2 or sum(sorted(int(entry["rows"]) for entry in entries)[:2]) > rows_per_shard:
             continue
-        for path, entry in zip(paths[name], entries, strict=True):
+        found = dict(zip(paths[name], entries, strict=True))
+        for path, entry in found.items():
             shards.check_info(path, name, run_id)
             if files.sha256(path) != entry["sha256"]:
                 raise CorruptShardError(shards.changed(path))
-        merged = list(_write_merged(home, schema.TABLES[name], run_id, paths[name], rows_per_shard))
-        steps = sum(int(entry.get("merged", 1)) for entry in entries)
-        listed[name] = [
-            {"name": path.name, "sha256": files.sha256(path), "rows": shards.read_info(path).rows, "merged": steps}
-            for path in sorted(merged)
-        ]
-        before, after = before + len(entries), after + len(merged)
+        kept: list[dict[str, Any]] = []
+        for group in _groups(schema.TABLES[name], found, rows_per_shard):
+            if len(group) == 1:
+                kept.append(found[group[0]])
+                continue
+            kept.append(_merge(home, schema.TABLES[name], run_id, {path: found[path] for path in group}))
+            before, after = before + len(group), after + 1
+        listed[name] = sorted(kept, key=lambda entry: str(entry["name"]))
     if before:
         if read_manifest(home, run_id) != manifest:
             raise StoreBusyError(f"run {run_id} was changed while it was compacted: compact again")
@@ -93,27 +93,43 @@ def _merge_run(home: layout.Home, run_id: str, rows_per_shard: int) -> tuple[int
     return before, after
 
 
-def _write_merged(
-    home: layout.Home, table: schema.Table, run_id: str, paths: list[Path], rows_per_shard: int
-) -> Iterator[Path]:
-    """Stream the rows of ``paths``, sorted by key, into new shards named after their inputs."""
-    inputs = hashlib.sha256("".join(path.name for path in paths).encode()).hexdigest()
-    target = typed.arrow_schema(table)
+def _groups(table: schema.Table, entries: dict[Path, dict[str, Any]], rows_per_shard: int) -> list[list[Path]]:
+    """The shards in the order of their first keys, neighbours together while they hold at most ``rows_per_shard``."""
+    first = (
+        f"SELECT filename, min(row({engine.names(table.key)})) AS first FROM {engine.scan(list(entries), named=True)}"
+    )
+    rows = _asked(f"SELECT filename FROM ({first} GROUP BY filename) ORDER BY first, filename", list(entries))
+    order = {name: place for place, name in enumerate(rows["filename"].to_pylist())}  # without those that have no rows
+    groups: list[list[Path]] = []
+    room = -1
+    for path in sorted(entries, key=lambda path: (order.get(str(path), -1), path)):
+        rows_here = int(entries[path]["rows"])
+        if rows_here > room:
+            groups.append([])
+            room = rows_per_shard
+        groups[-1].append(path)
+        room -= rows_here
+    return groups
+
+
+def _merge(home: layout.Home, table: schema.Table, run_id: str, entries: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """Write the rows of ``entries``, sorted by key, as one shard named after them; its entry in the manifest."""
+    paths = list(entries)
     sql = f"SELECT {engine.names(table.column_names)} FROM {engine.scan(paths)} ORDER BY {engine.names(table.key)}"
+    inputs = hashlib.sha256("".join(path.name for path in paths).encode()).hexdigest()
+    said = [shards.read_info(path).steps for path in paths]
+    steps = [step for some in said for step in some] if all(said) else []
+    rows = _asked(sql, paths).cast(typed.arrow_schema(table))
+    written = shards.write_shard(home, table.name, run_id, inputs, rows, steps)
+    before = sum(int(entry.get("merged") or len(entry.get("steps", ())) or 1) for entry in entries.values())
+    return shards.entry(written, table.name, run_id) | ({} if steps else {"merged": before})
+
+
+def _asked(sql: str, paths: list[Path]) -> pa.Table:
+    """What a query over ``paths`` gives."""
     with engine.connect() as connection:
         try:
-            reader = connection.sql(sql).to_arrow_reader(shards.ROW_GROUP)
-            held: list[pa.RecordBatch] = []
-            number = 0
-            for batch in reader:
-                held.append(batch.cast(target))
-                if sum(one.num_rows for one in held) >= rows_per_shard:
-                    yield shards.write_shard(
-                        home, table.name, run_id, f"{inputs}/{number}", pa.Table.from_batches(held)
-                    )
-                    held, number = [], number + 1
-            if held:
-                yield shards.write_shard(home, table.name, run_id, f"{inputs}/{number}", pa.Table.from_batches(held))
+            return connection.sql(sql).to_arrow_table()
         except (duckdb.Error, pa.ArrowException) as error:
             raise (
                 files.cannot_write("merged shards", error)

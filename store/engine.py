@@ -46,11 +46,14 @@ def names(columns: Sequence[str]) -> str:
     return ", ".join(f'"{name}"' for name in columns)
 
 
-def scan(paths: Sequence[Path | str]) -> str:
-    """SQL that reads the given shards as one relation; the paths come from the store's own layout."""
+def scan(paths: Sequence[Path | str], named: bool = False) -> str:
+    """SQL that reads the given shards as one relation; the paths come from the store's own layout.
+
+    ``named`` adds a column ``filename``.
+    """
     listed = ", ".join(literal(str(path)) for path in paths)
     # The folder names carry table= and run_id=, which DuckDB would otherwise add as columns.
-    return f"read_parquet([{listed}], hive_partitioning=false, union_by_name=true)"
+    return f"read_parquet([{listed}], hive_partitioning=false, union_by_name=true, filename={str(named).lower()})"
 
 
 def empty(table: schema.Table) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,17 @@ ROW_GROUP = 122_880  # DuckDB scans row groups in parallel; this is the size of 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What a shard says about itself: rows and the run, table and name it was written for."""
+    """What a shard says about itself: rows and the run, table and name it was written for.
+
+    ``steps`` are the keys whose rows it holds, one, or several after compacting; empty when it does not say.
+    """
 
     rows: int
     schema_version: int
     table: str
     run_id: str
     name: str
+    steps: tuple[str, ...] = ()
 
 
 def shard_name(key: str) -> str:
@@ -36,27 +42,40 @@ def shard_name(key: str) -> str:
     return f"part-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.parquet"
 
 
-def write_shard(home: layout.Home, table: str, run_id: str, name: str, data: pa.Table | Mapping[str, Any]) -> Path:
+def write_shard(
+    home: layout.Home,
+    table: str,
+    run_id: str,
+    name: str,
+    data: pa.Table | Mapping[str, Any],
+    steps: Sequence[str] | None = None,
+) -> Path:
     """The path of the shard that now holds ``data``; a shard written before under the same ``name`` is replaced.
 
     ``data`` maps column names to arrays (2-D ``[rows, k]`` for list columns), sequences, or one scalar for a
     constant column; ``run_id`` may be left out. NaN, infinities, unknown, missing and wrong-typed columns are
-    refused by name.
+    refused by name. ``steps`` are the names under which the rows were written before, when that was not ``name``.
     """
     spec = layout.check_table(table, "fact", "result")
     path = layout.shard_path(home, table, run_id, shard_name(name))
     rows = typed.arrow_table(spec, data, run_id)
     with files.replacing(path) as temporary:
-        _write(temporary, spec, rows, _metadata(table, run_id, path.name))
+        _write(temporary, spec, rows, _metadata(table, run_id, path.name, _own_step(name) if steps is None else steps))
     return path
 
 
-def _metadata(table: str, run_id: str, name: str) -> dict[str, str]:
+def _own_step(name: str) -> list[str]:
+    """The step of a shard that was not merged; none when no JSON file could hold its name."""
+    return [name] if name.encode("utf-8", "replace").decode() == name else []
+
+
+def _metadata(table: str, run_id: str, name: str, steps: Sequence[str] = ()) -> dict[str, str]:
     return {
         "vmoer.schema_version": str(SCHEMA_VERSION),
         "vmoer.table": table,
         "vmoer.run_id": run_id,
         "vmoer.shard": name,
+        "vmoer.steps": json.dumps(list(steps)),
     }
 
 
@@ -104,10 +123,11 @@ def read_info(path: Path) -> ShardInfo:
             raw["vmoer.table"],
             raw["vmoer.run_id"],
             raw["vmoer.shard"],
+            tuple(map(str, json.loads(raw.get("vmoer.steps", "[]")))),
         )
     except FileNotFoundError:
         raise CorruptShardError(f"shard {display(path)} is missing") from None
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CorruptShardError(f"shard {display(path)} is damaged: {_reason(error)}") from error
     if info.schema_version > SCHEMA_VERSION:
         raise NewerSchemaError(newer(f"shard {display(path)}", info.schema_version))
@@ -125,6 +145,23 @@ def check_info(path: Path, table: str, run_id: str) -> ShardInfo:
     return info
 
 
+def entry(path: Path, table: str, run_id: str) -> dict[str, Any]:
+    """A shard as the manifest of a sealed run lists it: name, SHA-256, rows and, where it says so, steps."""
+    info = check_info(path, table, run_id)
+    said = {"steps": list(info.steps)} if info.steps else {}
+    return {"name": path.name, "sha256": files.sha256(path), "rows": info.rows, **said}
+
+
+def merged_shards(home: layout.Home, table: str, run_id: str) -> dict[str, Path]:
+    """Name of a shard that compacting replaced → the shard that holds its rows now, for all that can be read."""
+    found: dict[str, Path] = {}
+    for path in list_shards(home, table, run_id):
+        with suppress(CorruptShardError):
+            steps = check_info(path, table, run_id).steps
+            found |= dict.fromkeys(map(shard_name, steps), path) if len(steps) > 1 else {}
+    return found
+
+
 def check_pages(path: Path) -> None:
     """Read every page and its checksum; raises ``CorruptShardError`` when a bit has changed since it was written."""
     try:
@@ -140,6 +177,13 @@ def check_pages(path: Path) -> None:
 def display(path: Path) -> str:
     """A shard's path from ``facts`` on, which is what a message should show."""
     return "/".join(path.parts[-4:])
+
+
+def named(steps: Sequence[str]) -> str:
+    """Steps as a sentence shows them: the first three, and how many more."""
+    shown = ["".join(character if character.isprintable() else "?" for character in step) for step in steps[:3]]
+    more = f" and {len(steps) - 3} more" if len(steps) > 3 else ""
+    return f"{'step' if len(steps) == 1 else f'{len(steps)} steps:'} {', '.join(shown)}{more}"
 
 
 def changed(path: Path) -> str:

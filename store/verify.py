@@ -81,6 +81,8 @@ def _check_shards(home: layout.Home, manifest: RunManifest, superseded: set[Path
         entries = {str(entry["name"]): entry for entry in expected.get(table.name, [])}
         for path in _all_paths(home, table.name, run_id, entries):
             entry = entries.get(path.name)
+            steps = list(map(str, entry.get("steps", []))) if entry else []
+            held = f"; it held the rows of {shards.named(steps)}" if steps else ""
             try:
                 if manifest.sealed and entry is None:
                     if path in superseded:
@@ -92,15 +94,15 @@ def _check_shards(home: layout.Home, manifest: RunManifest, superseded: set[Path
                 if entry is None:
                     shards.check_pages(path)
                 elif info.rows != entry["rows"]:
-                    sentence = f"shard {shards.display(path)} has {info.rows} rows; {entry['rows']} were sealed"
+                    sentence = f"shard {shards.display(path)} has {info.rows} rows; {entry['rows']} were sealed{held}"
                     yield Problem("row-count", run_id, _relative(home, path), sentence)
                 elif files.sha256(path) != entry["sha256"]:
-                    yield Problem("hash", run_id, _relative(home, path), shards.changed(path))
+                    yield Problem("hash", run_id, _relative(home, path), shards.changed(path) + held)
             except NewerSchemaError:
                 raise
             except (StoreError, OSError) as error:
                 kind = "shard" if path.exists() else "missing-shard"
-                yield Problem(kind, run_id, _relative(home, path), str(error))
+                yield Problem(kind, run_id, _relative(home, path), str(error) + held)
 
 
 def _all_paths(home: layout.Home, table: str, run_id: str, names: Iterable[str]) -> list[Path]:

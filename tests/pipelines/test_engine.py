@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,11 +12,16 @@ from pathlib import Path
 import pytest
 
 from pipelines import jobs
+from pipelines.context import Context
 from pipelines.errors import DeviceBusyError, JobError
 from pipelines.locks import DeviceLock, live_executors
+from pipelines.manifests import recheck
 from pipelines.spec import places
-from store.catalog import delete_run, read_manifest
-from store.shards import list_shards
+from pipelines.stages import Batch
+from pipelines.work import Work
+from store.catalog import delete_run, read_manifest, write_manifest
+from store.compact import compact
+from store.shards import list_shards, named, read_info
 from store.verify import verify
 from tests.pipelines.support import (
     assert_same_tables,
@@ -124,34 +130,77 @@ def test_no_text_of_a_question_is_stored_unless_the_spec_asks_for_it(undisturbed
     assert not [text for text in texts if text in stored]
 
 
-def test_damaged_and_missing_shards_are_computed_again_by_resume(
+def flip(shard: Path) -> None:
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+
+
+def compacted(undisturbed: Path, home: Path, grace: float) -> list[Path]:
+    """A copy whose second run has its predictions in several merged shards, returned, the first of them damaged."""
+    shutil.copytree(undisturbed, home)
+    run_id = small_spec().runs()[1].run_id
+    compact(home, run_id, grace=grace, rows_per_shard=12)
+    merged = [path for path in list_shards(home, "predictions", run_id) if len(read_info(path).steps) > 1]
+    flip(merged[0])
+    return merged
+
+
+def test_damaged_and_missing_shards_are_computed_again_by_resume_and_nothing_else(
     tmp_path: Path, spec_file: Path, undisturbed: Path
 ) -> None:
-    import shutil
-
+    """Also of a run that was compacted: of its merged shards one is lost, and costs the steps that it was made of."""
     home = tmp_path / "damaged"
-    shutil.copytree(undisturbed, home)
-    baseline = small_spec().runs()[0].run_id
-    damaged = list_shards(home, "predictions", baseline)[0]
-    content = bytearray(damaged.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    damaged.write_bytes(content)
+    merged = compacted(undisturbed, home, grace=-1)
+    assert len(merged) > 1
+    lost = read_info(merged[0]).steps
+    baseline, other = (run.run_id for run in small_spec().runs()[:2])
+    flip(list_shards(home, "predictions", baseline)[0])
     list_shards(home, "routing", baseline)[0].unlink()
     assert len(verify(home)) > 0
-    done = vmoer(home, "run", str(spec_file), "--device", "cpu", "--resume")
+    done = vmoer(home, "run", str(spec_file), "--device", "cpu", "--resume", "--json")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("it is computed again") == 2
+    assert done.stderr.count("it is computed again (step ") == 2
+    assert f"merged from by `vmoer compact` is computed again, {named(lost)}" in done.stderr
+    log = (home / "logs" / f"{json.loads(done.stdout)['job_id']}.jsonl").read_text()
+    entries = [entry for entry in map(json.loads, log.splitlines()) if entry["event"] == "batch" and entry["computed"]]
+    assert {f"{entry['stage']}/{entry['batch']}" for entry in entries if entry["run_id"] == other} == set(lost)
+    assert sum(entry["run_id"] == baseline for entry in entries) == 2
+    assert merged[1].exists(), "what was not lost stays as it is"
     assert verify(home) == []
     assert_same_tables(home, undisturbed)
 
 
+def test_while_what_was_merged_is_still_there_nothing_is_computed_again(tmp_path: Path, undisturbed: Path) -> None:
+    home = tmp_path / "home"
+    compacted(undisturbed, home, grace=600)
+    run = small_spec().runs()[1]
+    recheck(home, small_spec())
+    work = Work(Context(small_spec(), places(), settings(home)), lambda *_, **__: None)
+    for name, rows in work.plan([run])[run.run_id].items():
+        assert not any(work.ensure(run, name, Batch(**row)) for row in rows)
+    for table in ("predictions", "routing", "tokens"):
+        before, after = (
+            sum(read_info(path).rows for path in list_shards(at, table, run.run_id)) for at in (undisturbed, home)
+        )
+        assert before == after, "each row is there once"
+
+
+def test_merged_shards_of_an_earlier_version_are_computed_again_together(tmp_path: Path, undisturbed: Path) -> None:
+    home = tmp_path / "home"
+    merged = compacted(undisturbed, home, grace=-1)
+    manifest = read_manifest(home, small_spec().runs()[1].run_id)
+    assert manifest.shards is not None
+    for entry in manifest.shards["predictions"]:
+        entry["merged"] = len(entry.pop("steps"))
+    write_manifest(home, manifest)
+    (sentence,) = recheck(home, small_spec())
+    assert "does not say of which, so every merged step of the run is computed again" in sentence
+    assert not any(path.exists() for path in merged)
+
+
 def test_a_run_that_was_removed_begins_without_its_old_shards(tmp_path: Path, undisturbed: Path) -> None:
     """The card names the commit that computes; shards of another must not come under it."""
-    import shutil
-
-    from pipelines.context import Context
-    from pipelines.work import Work
-
     home = tmp_path / "home"
     shutil.copytree(undisturbed, home)
     removed, other = small_spec().runs()[:2]

@@ -189,7 +189,21 @@ def test_one_shard_per_key_and_metadata_of_its_own(tmp_path):
     other = write_shard(tmp_path, "ood_scores", RUN, "b", _score(2))
     assert first == again != other
     assert shards.list_shards(tmp_path, "ood_scores", RUN) == sorted([first, other])
-    assert shards.read_info(first) == shards.ShardInfo(2, schema.SCHEMA_VERSION, "ood_scores", RUN, first.name)
+    assert shards.read_info(first) == shards.ShardInfo(2, schema.SCHEMA_VERSION, "ood_scores", RUN, first.name, ("a",))
+
+
+def test_a_step_that_no_manifest_could_name_is_left_out(tmp_path):
+    assert shards.read_info(write_shard(tmp_path, "ood_scores", RUN, "\ud800", _score())).steps == ()
+
+
+@pytest.mark.parametrize("steps", ["7", "[" * 100_000, "{", "null"])
+def test_steps_that_are_no_list_of_texts_are_damage(tmp_path, steps):
+    path = write_shard(tmp_path, "ood_scores", RUN, "a", _score())
+    table = schema.TABLES["ood_scores"]
+    rows = pq.read_table(path, partitioning=None).cast(typed.arrow_schema(table))
+    shards._write(path, table, rows, shards._metadata("ood_scores", RUN, path.name) | {"vmoer.steps": steps})
+    with pytest.raises(CorruptShardError, match="is damaged"):
+        shards.read_info(path)
 
 
 def test_a_shard_of_a_newer_schema_is_refused(tmp_path, monkeypatch):

@@ -252,6 +252,40 @@ def test_compacting_keeps_the_rows_and_the_open_readers(home):
     assert verify(home) == []
 
 
+@pytest.fixture
+def stepped(home):
+    """A run whose training log is in nine shards of ten rows, two of them written before shards named their steps."""
+    for number in range(9):
+        rows = {"step": range(10 * number, 10 * number + 10), "layer": [0] * 10, "quantity": "loss", "value": 1.0}
+        write_shard(home, "training_log", DET, f"train/{number}", rows, steps=() if number in (5, 8) else None)
+    seal(home, DET, status="finished")
+    publish(home)
+    return home
+
+
+def test_merged_shards_hold_whole_shards_and_say_which(stepped):
+    assert compact(stepped, DET, grace=0, rows_per_shard=39).merged >= 9
+    entries = read_manifest(stepped, DET).shards["training_log"]
+    said = [entry.get("steps") or entry["merged"] for entry in entries]
+    assert sorted(said, key=str) == [3, 3, ["train/0", "train/1", "train/2"]]
+    for entry in entries:
+        path = layout.shard_path(stepped, "training_log", DET, entry["name"])
+        steps = _read(path)["step"].to_pylist()
+        assert steps == list(range(steps[0], steps[0] + 30))
+    assert verify(stepped) == []
+    assert compact(stepped, DET, rows_per_shard=39).merged == 0
+    compact(stepped, DET, rows_per_shard=1000)
+    (entry,) = read_manifest(stepped, DET).shards["training_log"]
+    assert (entry["rows"], entry["merged"]) == (90, 9)
+
+
+def test_a_damaged_merged_shard_is_named_with_the_steps_it_held(stepped):
+    compact(stepped, DET, grace=0, rows_per_shard=39)
+    entry = next(entry for entry in read_manifest(stepped, DET).shards["training_log"] if "steps" in entry)
+    layout.shard_path(stepped, "training_log", DET, entry["name"]).write_bytes(b"")
+    assert "it held the rows of 3 steps: train/0, train/1, train/2" in _one(verify(stepped), "shard").sentence
+
+
 def _equal(a, b):
     if isinstance(a, float) and isinstance(b, float):
         return np.isclose(a, b, rtol=1e-9, equal_nan=True)
