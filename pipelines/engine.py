@@ -31,7 +31,7 @@ from pipelines.room import refuse_over_quota, with_room
 from pipelines.runs import RunPlan
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
-from pipelines.spread import USER_ERRORS, Spread, check_ray
+from pipelines.spread import USER_ERRORS, Spread, Tasks, batch_tasks, check_ray
 from pipelines.stages import Batch
 from pipelines.turns import Turns
 from pipelines.work import Batches, Work
@@ -176,29 +176,40 @@ class _Experiment:
     def _spread_out(self, runs: list[RunPlan], batches: Batches) -> None:
         """Every batch of every run on Ray's actors, in two waves: what depends on nothing, then what reads that."""
         for wave in ("batches", "batches that read shards"):
-            tasks: list[dict[str, Any]] = [
-                {"do": "batch", "run": run.to_json(), "stage": name, "batch": row}
-                for run in runs
-                for name, rows in batches[run.run_id].items()
-                if (name in stages.AFTER_OTHERS) == (wave != "batches")
-                for row in rows
-            ]
+            tasks = batch_tasks(runs, batches, after_others=wave != "batches")
             if not tasks:
                 continue
-            units = sum(task["batch"]["units"] for task in tasks)
+            units = sum(task["batch"]["units"] for task in tasks.values())
             self.progress.enter(units)
             before = self.progress.state["done"]
+
             # without the lock: actors are ended in the middle of a batch as they are, its shards come whole or not
             DBOS.run_step({"name": wave}, self._wave, wave, tasks)
             self.progress.settle(before + units - self.progress.state["done"])  # also when replayed
 
-    def _wave(self, name: str, tasks: list[dict[str, Any]]) -> None:
-        self.stage = name
-        self.progress.say(name, f"starting on {self._cluster().actors} actors")
+    def _wave(self, name: str, tasks: Tasks) -> None:
+        """Compute ``tasks``; those that are left when a disk was full are given to new actors once there is room."""
+
+        def attempt() -> None:
+            self.stage = name
+            self.progress.say(name, f"starting on {self._cluster().actors} actors")
+            try:
+                self._follow(name, tasks)
+            except Exception:
+                self._cluster().close()
+                self._spread = None
+                raise
+
+        with_room(attempt, self.job_id, self.settings, self.log.warning, left=lambda: len(tasks))
+
+    def _follow(self, name: str, tasks: Tasks) -> None:
+        """Compute ``tasks`` and take out each that is done."""
         looked = time.monotonic()
-        for answer in self._cluster().map(tasks):
+        for answer in self._cluster().map(list(tasks.values())):
             self._tell(answer)
-            self.work.checked.add((answer["run_id"], f"{answer['stage']}/{answer['batch']['key']}"))
+            done = (answer["run_id"], f"{answer['stage']}/{answer['batch']['key']}")
+            self.work.checked.add(done)
+            del tasks[done]
             self.log.info(
                 "batch",
                 run_id=answer["run_id"],

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from textwrap import shorten
 from typing import Any, TypeVar
 
 from pipelines.errors import PipelineError
@@ -28,11 +30,14 @@ class Exchange:
         import fsspec
 
         self._home = home
+        credentials = url.partition("://")[2].rpartition("@")[0]
+        #: what the URL holds of them, whole and in the parts that a store may take for a name and repeat
+        self._secrets = [text for text in (credentials, *re.split("[:/@]", credentials)) if len(text) > 3]
         try:
             # listings are asked for anew: others write meanwhile
             self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise PipelineError(redact(f"VMOER_SHARDS_URL={url!r} cannot be used: {error}")) from None
+            raise PipelineError(self._said(f"VMOER_SHARDS_URL={url!r} cannot be used: {error}")) from None
         self._root = PurePosixPath(root)
 
     def send_manifest(self, run_id: str) -> None:
@@ -71,8 +76,14 @@ class Exchange:
 
     def _send(self, path: Path, remote: PurePosixPath) -> None:
         def put() -> None:
-            self._files.makedirs(str(remote.parent), exist_ok=True)
-            self._files.put_file(str(contained(self._home, path)), str(remote))
+            local = str(contained(self._home, path))
+            try:
+                self._files.put_file(local, str(remote))
+            except FileNotFoundError:  # folders are made where there are such; a bucket is its owner's to make
+                if not self._files.exists(remote.parts[0]):
+                    raise
+                self._files.makedirs(str(remote.parent), exist_ok=True)
+                self._files.put_file(local, str(remote))
 
         self._asked(put)
 
@@ -89,4 +100,11 @@ class Exchange:
             return question()
         except Exception as error:
             reason: Any = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise PipelineError(redact(f"the store at VMOER_SHARDS_URL refused: {reason}")) from error
+            raise PipelineError(self._said(f"the store at VMOER_SHARDS_URL refused: {reason}")) from error
+
+    def _said(self, sentence: str) -> str:
+        """A store's words on one line of bearable length, without credentials."""
+        sentence = redact(sentence)
+        for secret in self._secrets:
+            sentence = sentence.replace(secret, "***")
+        return shorten(sentence, 300, placeholder=" …")

@@ -59,19 +59,28 @@ def refuse_full_disk(settings: Settings) -> None:
         )
 
 
-def with_room(step: Callable[[], Result], job_id: str, settings: Settings, note: Callable[..., None]) -> Result:
+def with_room(
+    step: Callable[[], Result],
+    job_id: str,
+    settings: Settings,
+    note: Callable[..., None],
+    left: Callable[[], int] = lambda: 0,
+) -> Result:
     """What ``step`` returns; it is repeated when it met a full disk, for up to ``room_minutes`` and at least once a
-    half-minute while ``min_free_mb`` are free. ``note(event, reason=…)`` is told of each time.
+    half-minute while ``min_free_mb`` are free. ``note(event, reason=…)`` is told of each time. The minutes count anew
+    when less is ``left`` to do than the time before.
     """
     refuse_full_disk(settings)
-    pause, deadline = 1.0, float("inf")
+    pause, deadline, before = 1.0, float("inf"), left()
     try:
         while True:
             try:
                 return step()
             except Exception as error:
+                if left() < before:
+                    pause, deadline, before = 1.0, float("inf"), left()
                 deadline = min(deadline, time.monotonic() + 60 * settings.room_minutes)
-                if not _met_full_disk(error) or time.monotonic() + pause > deadline:
+                if not met_full_disk(error) or time.monotonic() + pause > deadline:
                     raise
                 note("waiting for room", reason=str(error))
             WAITING.add(job_id)
@@ -83,7 +92,8 @@ def with_room(step: Callable[[], Result], job_id: str, settings: Settings, note:
         WAITING.discard(job_id)
 
 
-def _met_full_disk(error: Exception) -> bool:
+def met_full_disk(error: Exception) -> bool:
+    """Whether the operating system refused to write for want of room."""
     refused = error if isinstance(error, WriteError) else cannot_write("", error)
     return refused is not None and refused.full
 

@@ -29,12 +29,13 @@ from typing import Any
 
 from pipelines.context import Context
 from pipelines.errors import PipelineError
+from pipelines.room import met_full_disk
 from pipelines.runs import RunPlan
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
-from pipelines.stages import Batch
-from pipelines.work import Work
-from store.errors import StoreError
+from pipelines.stages import AFTER_OTHERS, Batch
+from pipelines.work import Batches, Work
+from store.errors import StoreError, WriteError
 from vmoer.errors import VmoerError
 
 USER_ERRORS = (PipelineError, StoreError, VmoerError)
@@ -42,6 +43,21 @@ USER_ERRORS = (PipelineError, StoreError, VmoerError)
 #: rows of a wave travel in blocks; more blocks than this cost the driver more than they balance
 _MAX_BLOCKS = 4096
 _OBJECT_STORE_BYTES = 100_000_000
+
+
+#: ``(run id, key)`` of a batch → what an actor is told to do
+Tasks = dict[tuple[str, str], dict[str, Any]]
+
+
+def batch_tasks(runs: Sequence[RunPlan], batches: Batches, after_others: bool) -> Tasks:
+    """The batches of the stages that read other stages' shards, or of those that read none."""
+    return {
+        (run.run_id, f"{name}/{row['key']}"): {"do": "batch", "run": run.to_json(), "stage": name, "batch": row}
+        for run in runs
+        for name, rows in batches[run.run_id].items()
+        if (name in AFTER_OTHERS) == after_others
+        for row in rows
+    }
 
 
 def check_ray() -> None:
@@ -93,6 +109,10 @@ class Spread:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session and its actors, and with them what they hold of memory and disk."""
         self._stack.close()
 
     def map(self, tasks: Sequence[dict[str, Any]], actors: int | None = None) -> Iterator[dict[str, Any]]:
@@ -118,12 +138,16 @@ class Spread:
             num_gpus=1 if self._on_gpu else 0,
         )
         for row in answers.iter_rows():
-            answer = json.loads(row["answer"])
-            if "error" in answer:
-                raise PipelineError(answer["error"])
-            if "traceback" in answer:
-                raise RuntimeError(f"in an actor: {answer['traceback']}")
-            yield answer
+            yield outcome(json.loads(row["answer"]))
+
+
+def outcome(answer: dict[str, Any]) -> dict[str, Any]:
+    """An actor's answer; raises the error that it tells of, a full disk as what the engine waits for."""
+    if "error" in answer:
+        raise WriteError(answer["error"], full=True) if answer["full"] else PipelineError(answer["error"])
+    if "traceback" in answer:
+        raise RuntimeError(f"in an actor: {answer['traceback']}")
+    return answer
 
 
 class Actor:
@@ -143,10 +167,10 @@ class Actor:
         started, busy = time.perf_counter(), time.process_time()
         try:
             found = self._do(task, self._work_for(task["request"], settings))
-        except USER_ERRORS as error:
-            found = {"error": str(error)}
-        except Exception:
-            found = {"traceback": traceback.format_exc()}
+        except Exception as error:
+            full = met_full_disk(error)
+            known = full or isinstance(error, USER_ERRORS)
+            found = {"error": str(error), "full": full} if known else {"traceback": traceback.format_exc()}
         spent = {
             "seconds": round(time.perf_counter() - started, 3),
             "cpu_seconds": round(time.process_time() - busy, 3),

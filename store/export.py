@@ -131,8 +131,11 @@ def _source(store: Store, table: schema.Table, runs: Sequence[str]) -> str:
 
 @contextmanager
 def _unlocked(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The store's generation on a connection of its own that may write the output file."""
-    connection = connect_generation(store.home, store.generation, engine.MEMORY_LIMIT, engine.THREADS, locked=False)
+    """The store's generation on a connection of its own that may write the output file.
+
+    One thread: several would keep finished parts in memory until those before them are written.
+    """
+    connection = connect_generation(store.home, store.generation, engine.MEMORY_LIMIT, threads=1, locked=False)
     try:
         yield connection
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY|COOKIE", re.I)
-_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)@")
+_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):([^\s@]+)@")  # keys of object stores hold slashes
 _SHORTEST = 8  # characters; a shorter value would blank out ordinary words
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -132,3 +133,25 @@ def test_shards_of_other_weights_are_not_found(machines: Machines, tmp_path: Pat
 def test_a_store_that_cannot_be_used_is_named(url: str, sentence: str, undisturbed: Path) -> None:
     with pytest.raises(PipelineError, match=sentence):
         Exchange(url, undisturbed).send_manifest(small_spec().runs()[0].run_id)
+
+
+def test_credentials_in_the_url_are_not_repeated_whole_or_in_parts(tmp_path: Path) -> None:
+    """S3 has none in its URLs: it takes them, up to the first slash, for the bucket's name."""
+    with pytest.raises(PipelineError) as unknown:
+        Exchange("nonsense://KEYID:wJalr/K7M+bP@bucket", tmp_path)
+    exchange = Exchange("memory://KEYID:wJalr/K7M+bP@bucket/vmoer", tmp_path)
+    with pytest.raises(PipelineError, match="refused: Invalid bucket name") as refused:
+        exchange._asked(Mock(side_effect=ValueError('Invalid\nbucket name "KEYID:wJalr", not K7M+bP@bucket')))
+    for error in (unknown, refused):
+        assert "bucket" in str(error.value)
+        assert not [part for part in ("KEYID", "wJalr", "K7M", "\n") if part in str(error.value)]
+
+
+def test_folders_are_made_but_no_bucket(tmp_path: Path, undisturbed: Path) -> None:
+    exchange = Exchange(f"file://{tmp_path}/a/b", undisturbed)
+    exchange._root = PurePosixPath("bucket/vmoer")  # as a store without a root folder has it
+    with pytest.raises(PipelineError, match="refused: No such file"):
+        exchange.send_manifest(small_spec().runs()[0].run_id)
+    exchange._root = PurePosixPath(tmp_path / "bucket" / "vmoer")
+    exchange.send_manifest(small_spec().runs()[0].run_id)
+    assert list((tmp_path / "bucket").rglob("*.json"))

@@ -10,44 +10,73 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from pipelines import engine, jobs
+from pipelines import engine, jobs, work
 from pipelines.errors import PipelineError
+from pipelines.room import met_full_disk
 from pipelines.spec import places
-from pipelines.spread import Actor, Spread
+from pipelines.spread import Actor, Spread, outcome
+from store.errors import WriteError
 from store.verify import verify
 from tests.pipelines.support import assert_same_tables, environment, settings, small_spec
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra [ray] is not installed")
 
 
-def start(home: Path, spec_file: Path) -> subprocess.Popen[bytes]:
+#: what a Python process does first when this is on its path: writing routing facts fails as on a full disk
+FULL = """
+import errno, os
+
+real = os.replace
+
+def replace(source, target, **options):
+    if "table=routing" in str(target) and os.path.exists({flag!r}):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return real(source, target, **options)
+
+os.replace = replace
+"""
+
+
+def start(home: Path, spec_file: Path, **own: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "pipelines", "run", str(spec_file), "--device", "cpu", "--engine", "ray", "--json"]
-    own = {**environment(home), "VMOER_ACTORS": "2"}
+    own = {**environment(home), "VMOER_ACTORS": "2", **own}
     with (home.parent / "output").open("wb") as output:
         return subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.DEVNULL)
 
 
-def batches(home: Path) -> list[dict[str, Any]]:
-    """What the logs of all jobs say about batches, oldest first."""
+def full_disk(folder: Path) -> dict[str, str]:
+    """The environment of processes that find no room for routing facts while the file ``full`` is there."""
+    (folder / "full").touch()
+    (folder / "sitecustomize.py").write_text(FULL.format(flag=str(folder / "full")))
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+def events(home: Path, event: str) -> list[dict[str, Any]]:
+    """The entries of one kind in the logs of all jobs, oldest first."""
     files = sorted((home / "logs").glob("*.jsonl"))
     lines = [line for file in files for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [entry for entry in map(json.loads, lines) if entry["event"] == "batch"]
+    return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, "ended too soon"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def wait_for_batch(home: Path, process: subprocess.Popen[bytes], after: int = 0) -> dict[str, Any]:
-    deadline = time.monotonic() + 240
-    while len(batches(home)) <= after:
-        assert process.poll() is None, "ended before a batch was computed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return batches(home)[after]
+    wait_for(lambda: len(events(home, "batch")) > after, process)
+    return events(home, "batch")[after]
 
 
 def gone(pid: int) -> bool:
@@ -60,7 +89,7 @@ def gone(pid: int) -> bool:
 
 @needs_ray
 @pytest.mark.slow
-def test_tables_equal_those_of_the_local_engine_though_driver_and_actor_are_killed(
+def test_tables_equal_those_of_the_local_engine_though_driver_and_actor_are_killed_and_the_disk_is_full(
     tmp_path: Path, spec_file: Path, undisturbed: Path
 ) -> None:
     home = tmp_path / "ray"
@@ -72,18 +101,21 @@ def test_tables_equal_those_of_the_local_engine_though_driver_and_actor_are_kill
     while not gone(first["actor"]):
         assert time.monotonic() < deadline, "an actor outlived its driver"
         time.sleep(0.1)
-    done = len(batches(home))
-    assert done < 26
+    assert len(events(home, "batch")) < 26
 
-    driver = start(home, spec_file)
+    driver = start(home, spec_file, **full_disk(tmp_path))
+    wait_for(lambda: len(events(home, "waiting for room")) > 0, driver)
+    (tmp_path / "full").unlink()
+    done = len(events(home, "batch"))
     again = wait_for_batch(home, driver, after=done)
     os.kill(again["actor"], signal.SIGKILL)
     assert driver.wait(timeout=400) == 0
     job = json.loads((tmp_path / "output").read_text())
     assert job["status"] == "finished"
     assert job["done"] == job["total"]
-    rows = batches(home)[done:]
-    assert any(not row["computed"] for row in rows), "what the first driver had stored is used"
+    rows = events(home, "batch")[done:]
+    assert any(not row["computed"] for row in events(home, "batch")), "what the first driver had stored is used"
+    assert "the disk is full" in events(home, "waiting for room")[0]["reason"]
     assert len({row["actor"] for row in rows}) >= 2, "the work was shared"
     assert verify(home) == []
     assert_same_tables(home, undisturbed)
@@ -142,6 +174,21 @@ def test_an_actor_refuses_other_questions_and_weights_than_the_run_began_with(
         refused = [answer["error"] for answer in answers if "error" in answer]
         assert len(refused) == 1, "only what would be computed anew is refused"
         assert sentence in refused[0]
+
+
+def test_a_full_disk_comes_back_as_what_the_engine_waits_for(
+    prepared: Path, request_of_small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = tasks_of(Actor(), prepared, request_of_small)
+    refusal = WriteError("cannot write a: the disk is full", full=True)
+    monkeypatch.setattr(work, "write_shard", Mock(side_effect=refusal))
+    answers = [answer_of(Actor(), prepared, task) for task in tasks]
+    (refused,) = (answer for answer in answers if "error" in answer)
+    with pytest.raises(WriteError, match="disk is full") as caught:
+        outcome(refused)
+    assert met_full_disk(caught.value)
+    with pytest.raises(PipelineError, match="other"):
+        outcome({"error": "other", "full": False})
 
 
 def test_an_unexpected_error_comes_back_with_its_traceback(tmp_path: Path, request_of_small: dict[str, Any]) -> None:

@@ -139,3 +139,22 @@ def test_a_step_that_meets_a_full_disk_is_repeated_and_other_errors_are_not(
     with pytest.raises(WriteError, match="disk is full"):
         with_room(step, "job", replace(here, room_minutes=0.001), print)
     assert len(pauses) == 2
+
+
+def test_the_minutes_of_waiting_count_anew_when_something_was_done_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = replace(settings(tmp_path), min_free_mb=0.001, room_minutes=5)
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    left = [3, 2, 1, 1, 1]
+
+    def step() -> str:
+        now[0] += 240
+        left.pop(0)
+        raise WriteError("cannot write a: the disk is full", full=True)
+
+    with pytest.raises(WriteError):
+        with_room(step, "job", here, lambda event, reason: None, left=lambda: left[0])
+    assert left == [1], "given up only when nothing was done for longer than the minutes"

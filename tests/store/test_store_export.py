@@ -284,11 +284,9 @@ def test_a_killed_export_leaves_the_old_file(home, tmp_path, repository):
 #: exports one run after the other; prints the peak memory of this process (KiB) after each
 EXPORT = """
     import re, sys
-    from store import engine
     from store.export import export_table
     from store.reader import open_store
 
-    engine.MEMORY_LIMIT, engine.THREADS = "200MB", 1
     with open_store(sys.argv[1]) as store:
         for run_id in sys.argv[3:]:
             export_table(store, run_id, "routing", "csv", sys.argv[2])
