@@ -143,6 +143,7 @@ IDS: dict[str, str] = {
     "catalog.read_manifest": "run_id",
     "catalog.seal": "run_id",
     "catalog.sweep": "run_id",
+    "catalog.untangle": "run_id",
     "compact.compact": "run_id",
     "export.export_table": "run_id, table",
     "export.make_card": "table",
@@ -163,7 +164,9 @@ IDS: dict[str, str] = {
     "live.read_result": "inspection_id",
     "live.write_result": "inspection_id",
     "shards.check_info": "run_id, table",
+    "shards.entry": "run_id, table",
     "shards.list_shards": "run_id, table",
+    "shards.merged_shards": "run_id, table",
     "shards.write_shard": "run_id, table",
     "verify.verify": "run_id",
 }
@@ -259,9 +262,11 @@ def test_no_id_leads_anywhere_in_the_store(built: Path, tmp_path: Path, bad: str
             lambda: shards.write_shard(built, "metrics", bad, "x", {}),
             lambda: shards.write_shard(built, bad, DET, "x", {}),
             lambda: verify.verify(built, bad),
+            lambda: shards.merged_shards(built, "metrics", bad),
+            lambda: catalog.untangle(built, bad),
         ]
         for number, attempt in enumerate(attempts):
-            if number in (3, 8, 9, 12) and re.fullmatch(r"[a-z0-9_-]{1,120}", bad):
+            if number in (3, 8, 9, 12, 16, 17) and re.fullmatch(r"[a-z0-9_-]{1,120}", bad):
                 continue  # an odd name, but a fine one
             with pytest.raises(errors) as caught:
                 attempt()
