@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from app.components.link import go
-from app.components.text import plain, sentence
+from app.components.text import plain, prose, sentence
 from pipelines import live, web
 from pipelines.errors import PipelineError, SpecError
 from pipelines.settings import Settings
@@ -123,7 +123,7 @@ def _send(values: dict[str, Any], text: str, upload: Any, limits: Settings) -> N
         request = live.parse_request({**values, "prompts": [prompt.text for prompt in prompts]}, limits)
         inspection_id = live.submit(request, limits)
     except PipelineError as error:
-        st.error(plain(sentence(str(error))), title="This cannot be inspected")
+        st.error(prose(sentence(str(error))), title="This cannot be inspected")
         return
     for name in ("prompt", "token", "layer", "why"):
         if name in st.query_params:

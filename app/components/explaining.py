@@ -11,7 +11,7 @@ from app.charts.inspect import attribution
 from app.components.figure import figure
 from app.components.inspection import NATIVE, Inspected
 from app.components.link import go
-from app.components.text import plain, sentence
+from app.components.text import plain, prose, sentence
 from app.components.watching import watch
 from pipelines import live
 from pipelines.errors import PipelineError
@@ -72,7 +72,7 @@ def _question(shown: Inspected, asked: live.Request, limits: Settings, inside: b
     try:
         go("why", live.submit(live.parse_request(values, limits), limits))
     except PipelineError as error:
-        st.error(plain(sentence(str(error))), title="This cannot be explained")
+        st.error(prose(sentence(str(error))), title="This cannot be explained")
         return
     st.rerun()
 
@@ -83,7 +83,7 @@ def _answer(why_id: str, limits: Settings, seconds: float) -> None:
     try:
         summary, _ = live.read_result(why_id, limits)
     except PipelineError as error:
-        st.error(plain(sentence(str(error))), title="The explanation cannot be shown")
+        st.error(prose(sentence(str(error))), title="The explanation cannot be shown")
         return
     why = summary["why"]
     if why is None:

@@ -15,8 +15,8 @@ from app.charts.render import screen_spec
 from app.components.card import card_popover
 from app.components.explain import metric_help
 from app.components.pagefile import keep
-from app.components.text import counted, plain
-from app.components.unfold import folded, popover
+from app.components.text import counted, plain, prose
+from app.components.unfold import alone, folded, popover
 from app.exports import Section
 
 
@@ -132,15 +132,20 @@ def heading(
     chart: Drawing | None = None,
 ) -> None:
     """The line above a figure or table: title, formula, card, downloads; and below it what is counted."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"#### {plain(title)}", anchors=False, width="content")
-        # One group, so that a narrow window moves all of it below the title.
+
+    def tools() -> None:
         with st.container(horizontal=True, width="content", gap="small"):
             if explains:
                 metric_help(explains, key=key)
             card_popover(card, key=key)
             downloads(table, chart, key=key, title=title, card=card)
-    st.caption(plain(note))
+
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"#### {plain(title)}", anchors=False, width="content")
+        # One group, so that a narrow window moves all of it below the title.
+        with st.container(width="content"):
+            alone(tools)
+    st.caption(prose(note))
     keep(key, lambda: Section(title, note, None if chart is None else one_chart(chart), table, card))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.components.text import plain
+from app.components.text import plain, prose
 from pipelines.jobs import list_jobs
 
 _ACTIVE = ("queued", "running")
@@ -68,7 +68,7 @@ def _job(job: Any) -> None:
                 colour = {"running": "blue", "finished": "green", "failed": "red"}.get(job.status, "gray")
                 st.badge(job.status, color=colour)  # type: ignore[arg-type]  # a literal there
             st.page_link("views/jobs.py", label="Details →", query_params={"job": job.job_id})
-        text = plain(progress_text(job))
+        text = prose(progress_text(job))
         if job.status == "running" and job.total:
             st.progress(min(1.0, job.done / job.total), text=text)
         elif text:

@@ -13,7 +13,7 @@ from app import runs as run_names
 from app.components.asking import layers_of
 from app.components.format import missing
 from app.components.jobs import duration
-from app.components.text import plain, sentence
+from app.components.text import plain, prose, sentence
 from app.data import Data, open_data
 from pipelines import jobs, live, web
 from pipelines.errors import PipelineError
@@ -174,7 +174,7 @@ def start(limits: Settings) -> str | None:
         spec = parse_spec(values)
         web.check(spec, limits)
     except PipelineError as error:
-        st.error(plain(sentence(str(error))), title="Not a valid experiment yet")
+        st.error(prose(sentence(str(error))), title="Not a valid experiment yet")
         return None
     text = as_yaml(spec)
     runs = spec.runs()
@@ -196,5 +196,5 @@ def start(limits: Settings) -> str | None:
     try:
         return web.submit(spec, limits)
     except PipelineError as error:
-        st.error(plain(sentence(str(error))), title="The job could not be queued")
+        st.error(prose(sentence(str(error))), title="The job could not be queued")
         return None

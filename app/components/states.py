@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import streamlit as st
 
-from app.components.text import plain, sentence
+from app.components.text import plain, prose, sentence
 from store.redact import redact
 
 
@@ -44,7 +44,7 @@ def wrong_link(message: str, *, page: str) -> NoReturn:
 
 def broken(message: str) -> NoReturn:
     """Say that the store cannot be read, and what to run; ends the script run."""
-    st.error(f"The results cannot be read: {plain(redact(message))}", title="The data folder has a problem")
+    st.error(f"The results cannot be read: {prose(redact(message))}", title="The data folder has a problem")
     st.markdown("This says which file is at fault:")
     st.code("vmoer verify", language="bash")
     st.stop()
@@ -56,7 +56,7 @@ def run_state(run: Mapping[str, Any]) -> None:
     if status == "failed":
         reason = run.get("error") or "no reason was recorded"
         st.error(
-            f"This run failed. {plain(sentence(str(reason)))} What it had written before is shown.", title="Failed run"
+            f"This run failed. {prose(sentence(str(reason)))} What it had written before is shown.", title="Failed run"
         )
     elif status in ("queued", "running"):
         st.info("This run is not finished; what it has published so far is shown.", title=f"Run is {status}")

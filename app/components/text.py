@@ -12,6 +12,15 @@ def plain(text: object) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
 
 
+def prose(text: object) -> str:
+    """Like :func:`plain`, but what stands between two backticks is set as code: the commands that messages name."""
+    parts = str(text).split("`")
+    if len(parts) % 2 == 0:
+        return plain(text)
+    spans = [f"`{part}`" if place % 2 else _SPECIAL.sub(r"\\\1", part) for place, part in enumerate(parts)]
+    return " ".join("".join(spans).replace("``", "").split())
+
+
 def sentence(text: str) -> str:
     """An error's message as a sentence of its own."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")

@@ -6,28 +6,28 @@ A page has dozens of them; made beforehand, they took longer than all its charts
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import streamlit as st
 
 
+def alone(content: Callable[[], None]) -> None:
+    """Draw ``content`` as a part of the page that runs alone when something in it is opened or changed."""
+    st.fragment(content)()
+
+
 def popover(label: str, content: Callable[[], None], *, key: str, help: str | None = None) -> None:
-    """A button that opens a small window with ``content``; only this part of the page runs for it."""
-    st.fragment(partial(_popover, label, content, key, help), key=f"{key}.part")()
+    """A button that opens a small window with ``content``; to stand in a part that runs :func:`alone`."""
+    with st.popover(label, type="tertiary", key=key, help=help, on_change="rerun") as window:
+        if window.open:
+            content()
 
 
 def folded(label: str, content: Callable[[], None], *, key: str) -> None:
-    """A line that unfolds to ``content``; only this part of the page runs for it."""
-    st.fragment(partial(_folded, label, content, key), key=f"{key}.part")()
+    """A line that unfolds to ``content``."""
 
+    def part() -> None:
+        with st.expander(label, key=key, on_change="rerun") as fold:
+            if fold.open:
+                content()
 
-def _popover(label: str, content: Callable[[], None], key: str, help: str | None) -> None:
-    with st.popover(label, type="tertiary", key=key, help=help, on_change="rerun") as part:
-        if part.open:
-            content()
-
-
-def _folded(label: str, content: Callable[[], None], key: str) -> None:
-    with st.expander(label, key=key, on_change="rerun") as part:
-        if part.open:
-            content()
+    alone(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.components import states
-from app.components.text import plain, sentence
+from app.components.text import plain, prose, sentence
 from pipelines import live
 from pipelines.errors import JobError, PipelineError
 from pipelines.settings import Settings
@@ -16,7 +16,7 @@ def watch(inspection_id: str, limits: Settings, seconds: float, *, key: str) -> 
     try:
         found = live.get_inspection(inspection_id, limits)
     except JobError as error:
-        st.error(plain(sentence(str(error))), title="Not found")
+        st.error(prose(sentence(str(error))), title="Not found")
         return False
     if found.status == "finished":
         return True
@@ -42,7 +42,7 @@ def _ended(found: live.Inspection) -> None:
     if found.status == "cancelled":
         st.info("This inspection was cancelled; nothing of it was kept.", title="Cancelled")
     else:
-        st.error(plain(sentence(found.message)), title="The inspection failed")
+        st.error(prose(sentence(found.message)), title="The inspection failed")
 
 
 def _under_way(found: live.Inspection, limits: Settings) -> None:
@@ -56,7 +56,7 @@ def _under_way(found: live.Inspection, limits: Settings) -> None:
         )
         return
     if found.status == "lost":
-        states.empty("The worker has stopped", "vmoer worker", why=plain(sentence(found.message)))
+        states.empty("The worker has stopped", "vmoer worker", why=prose(sentence(found.message)))
         return
     if found.status == "queued":
         before = "next" if not found.ahead else f"{found.ahead} before it"
@@ -72,7 +72,7 @@ def worker_line(limits: Settings) -> None:
     try:
         served = live.workers(limits)
     except PipelineError as error:
-        st.error(plain(sentence(str(error))))
+        st.error(prose(sentence(str(error))))
         return
     if served:
         st.caption(

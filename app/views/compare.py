@@ -13,6 +13,7 @@ from app import pairs
 from app import runs as run_names
 from app.charts import compare as charts
 from app.components import states
+from app.components.choices import choice_row
 from app.components.figure import Figure, Tile
 from app.components.format import is_percent
 from app.components.link import go
@@ -289,7 +290,7 @@ def render() -> None:
     parts = list(PARTS) if page.run(first)["model"] == page.run(second)["model"] else ["answers"]
     link.pick("part", parts, "question" if "question" in parts and link.given("token") is not None else "answers")
     link.commit()
-    with st.container(horizontal=True, gap="small"):
+    with choice_row():
         with st.container(width=420):
             link.select("baseline", "First run", run_ids, show=page.label)
         with st.container(width=420):

@@ -10,6 +10,7 @@ import streamlit as st
 from app import runs as run_names
 from app.charts import experts as charts
 from app.components import layer as depth
+from app.components.choices import choice_row
 from app.components.figure import figure, heading
 from app.components.link import go
 from app.components.page import Page, open_page
@@ -132,7 +133,7 @@ def draw_expert(page: Page, run_id: str, dataset: str, layer: int, expert: int) 
 def choices(page: Page, run_id: str, layers: list[int], datasets: list[str], experts: int) -> None:
     """The selectors at the top of the page."""
     link = page.link
-    with st.container(horizontal=True, gap="small"):
+    with choice_row():
         with st.container(width=420):
             link.select("run", "Run", page.runs["run_id"].tolist(), show=page.label)
         if datasets:

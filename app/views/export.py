@@ -11,6 +11,7 @@ from app import pairs, report
 from app import runs as run_names
 from app.components import states
 from app.components.card import card_popover
+from app.components.choices import choice_row
 from app.components.page import Page, open_page
 from app.components.text import plain
 from app.exports import Section
@@ -160,7 +161,7 @@ def render() -> None:
     assert first is not None
     table = link.pick("table", list(schema.TABLES), "metrics")
     link.commit()
-    with st.container(horizontal=True, gap="small"):
+    with choice_row():
         with st.container(width=420):
             link.select("baseline", "First run", run_ids, show=page.label)
         with st.container(width=420):

@@ -12,7 +12,7 @@ from app.components.jobs import duration, progress_text
 from app.components.link import Link, go
 from app.components.page import head
 from app.components.specform import as_yaml, start
-from app.components.text import plain, sentence
+from app.components.text import counted, plain, prose, sentence
 from app.components.watching import worker_line
 from app.data import open_data
 from pipelines import jobs
@@ -91,7 +91,7 @@ def draw_job(job_id: str, limits: Settings, poll_seconds: float) -> None:
         try:
             st.code(as_yaml(parse_spec(jobs.job_spec(job_id, limits))), language="yaml")
         except PipelineError as error:
-            st.error(plain(sentence(str(error))))
+            st.error(prose(sentence(str(error))))
 
 
 def _progress(job: jobs.Job) -> None:
@@ -102,14 +102,14 @@ def _progress(job: jobs.Job) -> None:
             color=COLOURS.get(job.status, "gray"),  # type: ignore[arg-type]  # a literal there
         )
     if job.status == "running" and job.total:
-        st.progress(min(1.0, job.done / job.total), text=plain(progress_text(job)))
+        st.progress(min(1.0, job.done / job.total), text=prose(progress_text(job)))
         if job.stage_total:
             share = min(1.0, job.stage_done / job.stage_total)
             st.progress(share, text=plain(f"{job.stage}: {job.stage_done:,} of {job.stage_total:,}"))
     elif job.status == "failed":
-        st.error(plain(sentence(job.message)), title="This job failed")
+        st.error(prose(sentence(job.message)), title="This job failed")
     elif job.message:
-        st.caption(plain(sentence(job.message)))
+        st.caption(prose(sentence(job.message)))
     if job.lost:
         states.empty("Its worker has stopped", "vmoer worker", why="It goes on behind its last finished step.")
     times = [f"submitted {job.submitted_at:%Y-%m-%d %H:%M} UTC"]
@@ -131,7 +131,7 @@ def _actions(job: jobs.Job, limits: Settings) -> None:
             go("job", new)
             st.rerun(scope="app")
     except PipelineError as error:
-        st.error(plain(sentence(str(error))))
+        st.error(prose(sentence(str(error))))
 
 
 def _log(job: jobs.Job, limits: Settings) -> None:
@@ -140,8 +140,8 @@ def _log(job: jobs.Job, limits: Settings) -> None:
         st.caption("No log yet: it begins when a worker takes the job.")
         return
     lines = [_line(entry) for entry in reversed(entries)]
-    count = f"{len(lines)} entries" if len(lines) > 1 else "entry"
-    st.caption(f"The last {count} of its log, newest first (UTC); `vmoer jobs logs` shows all")
+    entries_shown = counted(len(lines), "entry", "entries")
+    st.caption(f"The newest first (UTC), {entries_shown}; `vmoer jobs logs` shows all")
     st.code("\n".join(lines), language=None, height=220, wrap_lines=True)
 
 

@@ -12,6 +12,7 @@ from app import runs as run_names
 from app.charts import layers as charts
 from app.components import layer as depth
 from app.components import stability, states
+from app.components.choices import choice_row
 from app.components.figure import Figure
 from app.components.format import interval, number
 from app.components.measured import Measured, measured_on, source_note
@@ -188,7 +189,7 @@ def draw_layer(page: Page, run_id: str, rows: pd.DataFrame, layers: list[int], e
 def choices(page: Page, run_id: str, gammas: list[float], layers: list[int], datasets: list[str]) -> None:
     """The selectors at the top of the page."""
     link = page.link
-    with st.container(horizontal=True, gap="small"):
+    with choice_row():
         with st.container(width=420):
             link.select("run", "Run", page.runs["run_id"].tolist(), show=page.label)
         with st.container(width=130):

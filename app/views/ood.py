@@ -11,6 +11,7 @@ from app import runs as run_names
 from app.auroc import INVERTED, POSITIONS, auroc_rows, by_role, score_label
 from app.charts import ood as charts
 from app.components import states
+from app.components.choices import choice_row
 from app.components.figure import figure
 from app.components.page import Page, open_page
 from app.matching import MATCHED, SUFFIX, length_control, stored_control
@@ -186,7 +187,7 @@ def render() -> None:
     aggregation = link.pick("aggregation", aggregations, aggregations[0] if aggregations else None)
     link.pick("curve", list(CURVES), "roc")
     link.commit()
-    with st.container(horizontal=True, gap="small"):
+    with choice_row():
         with st.container(width=420):
             link.select("run", "Run", run_ids, show=page.label)
         if scores:

@@ -134,7 +134,7 @@ def draw_runs(page: Page) -> None:
         alt="All runs with accuracy, ECE and NLL",
         column_config={
             "verdicts": st.column_config.MultiselectColumn(
-                "verdicts", options=list(verdicts.CHIPS), color=list(verdicts.CHIPS.values()), width=400
+                "verdicts", options=list(verdicts.CHIPS), color=list(verdicts.CHIPS.values()), width=470
             ),
             "all data sets": st.column_config.ListColumn(),
             "accuracy": st.column_config.TextColumn("accuracy ↑", help="higher is better"),
