@@ -31,7 +31,7 @@ def losses(frame: pd.DataFrame, *, best: int | None = None) -> alt.LayerChart:
     data = data.assign(curve=data["quantity"].map(LOSSES))
     scale = alt.Scale(domain=[LOSSES[name] for name in names])
     dashes = alt.Scale(domain=scale.domain, range=[_DASHES[name] for name in names])
-    legend = key_legend(3, lines=True)
+    legend = key_legend(2, lines=True)
     x = alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickMinStep=1, format=",d"))
     lines = (
         alt.Chart(data)

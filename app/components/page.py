@@ -90,8 +90,7 @@ class Page:
             st.caption(
                 f":blue-badge[archived results] {names}: computed before and added as a file, not on this machine"
             )
-        for run in shown:
-            states.run_state(run)
+        states.run_states(shown, self.label)
         states.synthetic_banner(sorted({run["model"] for run in shown} & self.synthetic))
 
 

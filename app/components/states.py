@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import streamlit as st
@@ -50,18 +50,33 @@ def broken(message: str) -> NoReturn:
     st.stop()
 
 
-def run_state(run: Mapping[str, Any]) -> None:
-    """A line above the page where the run is not finished: what it shows is then partial."""
-    status = run["status"]
-    if status == "failed":
-        reason = run.get("error") or "no reason was recorded"
-        st.error(
-            f"This run failed. {prose(sentence(str(reason)))} What it had written before is shown.", title="Failed run"
-        )
-    elif status in ("queued", "running"):
-        st.info("This run is not finished; what it has published so far is shown.", title=f"Run is {status}")
-    elif status == "cancelled":
-        st.warning("This run was cancelled; what it had written before is shown.", title="Cancelled run")
+def run_states(runs: Sequence[Mapping[str, Any]], label: Callable[[str], str]) -> None:
+    """A line above the page for the runs shown that are not finished: what it shows of them is then partial.
+
+    Runs in the same state share a line, which names them where the page shows several runs.
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        alike.setdefault((str(run["status"]), str(run.get("error") or "")), []).append(label(str(run["run_id"])))
+    for (status, error), names in alike.items():
+        which = "This run" if len(runs) == 1 else plain("; ".join(names))
+        several = len(names) > 1
+        if status == "failed":
+            reason = sentence(error) if error else "No reason was recorded."
+            st.error(
+                f"{which} failed. {prose(reason)} What had been written before is shown.",
+                title="Failed runs" if several else "Failed run",
+            )
+        elif status in ("queued", "running"):
+            st.info(
+                f"{which} {'are' if several else 'is'} not finished; what has been published so far is shown.",
+                title=f"Runs are {status}" if several else f"Run is {status}",
+            )
+        elif status == "cancelled":
+            st.warning(
+                f"{which} {'were' if several else 'was'} cancelled; what had been written before is shown.",
+                title="Cancelled runs" if several else "Cancelled run",
+            )
 
 
 def synthetic_banner(names: list[str]) -> None:

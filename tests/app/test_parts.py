@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from app import pairs
 from app import runs as run_names
 from app.components.format import interval, is_percent, number
-from app.components.text import plain
+from app.components.text import counted, plain, prose
 from app.components.tokens import strip_html, visible
 from app.settings import Settings, SettingsError
 from pipelines.dashboard import MAIN, SERVER, check_port_free, streamlit_command
@@ -204,3 +204,13 @@ def test_a_list_cell_is_a_list_however_it_was_read() -> None:
     stored = pd.Series([["a", "b"], None]).astype("object")
     assert run_names.as_list(stored[0]) == ["a", "b"]
     assert run_names.as_list(pd.Series([1, 2]).to_numpy()) == [1, 2]
+
+
+def test_commands_in_messages_are_code_and_nothing_else_is_markup() -> None:
+    assert prose("its worker is gone; start `vmoer worker`") == "its worker is gone; start `vmoer worker`"
+    assert prose("`a` ![x](y) `b`") == f"`a` {plain('![x](y)')} `b`"
+    assert prose("one ` alone *x*") == plain("one ` alone *x*")
+
+
+def test_one_thing_is_counted_in_the_singular() -> None:
+    assert [counted(number, "entry", "entries") for number in (0, 1, 2000)] == ["0 entries", "1 entry", "2,000 entries"]
