@@ -186,6 +186,25 @@ def test_while_what_was_merged_is_still_there_nothing_is_computed_again(tmp_path
         assert before == after, "each row is there once"
 
 
+def test_a_merged_shard_that_is_damaged_after_its_run_was_reopened_is_given_up(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    home = tmp_path / "home"
+    merged = compacted(undisturbed, home, grace=-1)[1]
+    recheck(home, small_spec())
+    steps = read_info(merged).steps
+    flip(merged)
+    warned: list[str] = []
+    work = Work(
+        Context(small_spec(), places(), settings(home)), lambda event, reason: warned.append(f"{event}: {reason}")
+    )
+    run_id = small_spec().runs()[1].run_id
+    assert not any(work._sound("predictions", run_id, step) for step in steps)
+    assert len(warned) == 1
+    assert merged.name in warned[0]
+    assert not merged.exists(), "its rows would be there twice"
+
+
 def test_merged_shards_of_an_earlier_version_are_computed_again_together(tmp_path: Path, undisturbed: Path) -> None:
     home = tmp_path / "home"
     merged = compacted(undisturbed, home, grace=-1)
