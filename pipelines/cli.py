@@ -32,6 +32,9 @@ def run(arguments: list[str]) -> int:
         code = app(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except _usage_error() as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(error.format_message(), file=sys.stderr)
+            return 2
         console.say(f"vmoer: {error.format_message().rstrip('.')}; see `vmoer --help`")
         return 2
     except (PipelineError, StoreError, VmoerError) as error:

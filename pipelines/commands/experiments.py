@@ -103,9 +103,16 @@ def inspect(
     console.print_rows(rows, json_, "the prompt has no tokens")
 
 
+@jobs_app.callback(invoke_without_command=True)
+def jobs_(context: typer.Context, json_: Json = False) -> None:
+    """The latest jobs, newest first, with status, progress and the last message; `cancel`, `resume` or read `logs`."""
+    if context.invoked_subcommand is None:
+        jobs_list(json_)
+
+
 @jobs_app.command("list")
 def jobs_list(json_: Json = False) -> None:
-    """The latest jobs, newest first, with status, progress and the last message."""
+    """The same as `vmoer jobs` alone."""
     rows = [job.to_json() for job in jobs.list_jobs()]
     if not json_:
         shown = ("job_id", "name", "status", "stage", "done", "total", "eta_seconds", "message")

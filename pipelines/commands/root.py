@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 models_app = typer.Typer(help="Bundled models: list them, or fetch and build one.", no_args_is_help=True)
-jobs_app = typer.Typer(help="Jobs: list, cancel, resume, read the log.", no_args_is_help=True)
+jobs_app = typer.Typer()
 runs_app = typer.Typer()
 app.add_typer(runs_app, name="runs")
 app.add_typer(models_app, name="models")

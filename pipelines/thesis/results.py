@@ -61,6 +61,10 @@ class Results:
             "max(value) AS most, count(*) AS steps FROM training_log WHERE quantity = 'temperature' "
             "GROUP BY ALL ORDER BY ALL"
         )
+        self._kept = store.query(
+            "SELECT run_id, arg_min(step, value) AS kept, max(step) AS steps FROM training_log "
+            "WHERE quantity = 'validation_nll' GROUP BY ALL ORDER BY ALL"
+        )
         self.leverage = store.query("SELECT * FROM layer_leverage ORDER BY ALL")
 
     def of(self, part: str, questions: str | None = None) -> pd.DataFrame:
@@ -83,6 +87,11 @@ class Results:
         rows = rows[(rows["run_id"] == run_id) & (rows["dataset"] == dataset) & (rows["metric"] == metric)]
         rows = rows[(rows["score"] == score) & (rows["position_rule"] != "prompt_mean")]
         return None if rows.empty or pd.isna(rows.iloc[0]["value"]) else rows.iloc[0]
+
+    def kept_step(self, run_id: str) -> tuple[int, int] | None:
+        """``(step, steps)``: whose weights a training kept, by validation NLL, of how many; 0 is the start."""
+        rows = self._kept[self._kept["run_id"] == run_id]
+        return None if rows.empty else (int(rows.iloc[0]["kept"]), int(rows.iloc[0]["steps"]))
 
     def chance_ece(self, run_id: str, dataset: str, calibration: str) -> float | None:
         """ECE of a calibrated model with a run's confidences, ``raw`` or ``temperature-scaled``."""

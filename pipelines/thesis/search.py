@@ -13,6 +13,7 @@ from pipelines.thesis.results import Results
 PREFIX = "search-"
 #: (ECE, NLL) as answered, and after one temperature fitted on the validation questions
 _KINDS = {"as it comes": ("ece", "nll"), "scaled": ("ece_ts", "nll_ts")}
+DIFFERENCES = ("Δ ECE", "Δ NLL", "Δ ECE, scaled", "Δ NLL, scaled")
 #: what each configuration must beat besides pretrained routers
 _CONTROLS = ("untrained", "non-routing-noise", "moe-noise")
 #: question sets on which a configuration has to hold
@@ -21,13 +22,17 @@ SETS_NEEDED = 2
 
 @dataclass(frozen=True)
 class Duel:
-    """One configuration against one opponent on one question set; ``won`` names the kinds in which it is better."""
+    """One configuration against one opponent on one question set; ``won`` names the kinds in which it is better.
+
+    ``kept`` is the training step whose weights were kept, of how many.
+    """
 
     questions: str
     configuration: str
     opponent: pd.Series
     pairs: list[pd.Series | None]
     won: tuple[str, ...]
+    kept: tuple[int, int] | None = None
 
 
 def duels(results: Results) -> list[Duel]:
@@ -48,7 +53,8 @@ def duels(results: Results) -> list[Duel]:
                     if rows["ece"] is None:
                         continue
                     won = tuple(kind for kind, pair in _KINDS.items() if all(_better(rows[metric]) for metric in pair))
-                    found.append(Duel(questions, part.removeprefix(PREFIX), other, list(rows.values()), won))
+                    kept = results.kept_step(run["run_id"])
+                    found.append(Duel(questions, part.removeprefix(PREFIX), other, list(rows.values()), won, kept))
     return found
 
 
@@ -78,6 +84,7 @@ def search_section(found: list[Duel]) -> Section:
         [
             one.questions,
             one.configuration,
+            "–" if one.kept is None else f"{one.kept[0]} of {one.kept[1]}",
             run_label(one.opponent),
             *map(difference_text, one.pairs),
             str(int(one.pairs[0]["n"])) if one.pairs[0] is not None else "–",
@@ -88,11 +95,12 @@ def search_section(found: list[Duel]) -> Section:
     return Section(
         "Search for a posterior that learns",
         "`fcvr`, answers averaged over routing samples; the suite's file says how each was trained, and whether σ was "
-        "tuned on validation NLL. Each row is the paired difference to one opponent, lower is better; *better* means "
-        "that ECE **and** NLL improve with intervals that leave out zero, as it comes or both after temperature "
-        "scaling. A configuration counts on a set if it beats pretrained routers both ways, and each control "
-        f"(untrained heads, the two noises) in one of them; it is *found* if it counts on {SETS_NEEDED} sets.",
-        ("questions", "configuration", "against", "Δ ECE", "Δ NLL", "Δ ECE, scaled", "Δ NLL, scaled", "n", "better"),
+        "tuned on validation NLL. `step` is whose weights were kept, for the best validation NLL; at 0 training "
+        "has improved nothing over the untrained heads. Each row is the paired difference to one opponent, lower is "
+        "better; *better* means that ECE **and** NLL improve with intervals that leave out zero, as it comes or both "
+        "after temperature scaling. A configuration counts on a set if it beats pretrained routers both ways, and each "
+        f"control (untrained heads, the two noises) in one of them; it is *found* if it counts on {SETS_NEEDED} sets.",
+        ("questions", "configuration", "step", "against", *DIFFERENCES, "n", "better"),
         rows,
     )
 

@@ -32,7 +32,7 @@ def test_documentation_is_what_the_code_says() -> None:
     ("arguments", "sentence"),
     [
         (["frobnicate"], "No such command 'frobnicate'"),
-        (["run"], "Missing parameter: spec_file"),
+        (["run"], "Missing argument 'spec_file'"),
         (["run", "nowhere.yaml"], "no spec file at nowhere.yaml"),
         (["jobs", "cancel", "20260101-0"], "no job '20260101-0'"),
         (["jobs", "logs", "../../etc/passwd"], "no job '../../etc/passwd'"),
@@ -56,7 +56,15 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert not home.exists(), "a refused command leaves no data folder behind"
 
 
-@pytest.mark.parametrize("arguments", [["runs"], ["jobs", "list"]])
+@pytest.mark.parametrize("arguments", [[], ["models"]])
+def test_without_a_command_the_help_is_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Usage: ")
+    assert "\n  list " in error if arguments else "\n  reproduce " in error
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["jobs"], ["jobs", "list"]])
 def test_lists_are_empty_json_before_anything_was_computed(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
