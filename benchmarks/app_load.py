@@ -184,7 +184,7 @@ def measure(home: Path, repeat: int) -> Iterator[dict[str, Any]]:
             page = context.new_page()
             page.set_default_timeout(120_000)
             page.goto(f"{address}/{path}")
-            page.wait_for_selector("svg.marks")
+            page.wait_for_selector("svg.marks, .vmoer-strip")
             settle(page)
             yield _row(name, [click(page) for _ in range(repeat)], CLICK_GOAL)
             context.close()
