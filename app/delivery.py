@@ -33,7 +33,8 @@ def answer_at_once() -> None:
     opens its own with the default one. What is accepted takes the choice over from what listens.
     """
     for one in gc.get_objects():
-        if isinstance(one, socket.socket) and one.fileno() >= 0 and _listens(one):
+        # by type, as `isinstance` would ask the object, and other packages' may answer with a warning
+        if issubclass(type(one), socket.socket) and one.fileno() >= 0 and _listens(one):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
