@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -57,7 +58,7 @@ def draw_table(page: Page, run_ids: list[str], table: str) -> None:
             for form, (name, mime) in FORMATS.items():
                 st.download_button(
                     name,
-                    lambda form=form: page.data.exported(tuple(run_ids), table, form),  # type: ignore[misc]
+                    partial(page.data.exported, tuple(run_ids), table, form),
                     file_name=f"vmoer-{table}.{_SUFFIXES.get(form, form)}",
                     mime=mime,
                     key=f"table.{form}",
