@@ -17,7 +17,7 @@ from pipelines.settings import load_settings
 def reproduce(
     suite: Annotated[str, typer.Argument(help="Name of a suite: thesis.")] = "thesis",
     model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "smollm2-moe",
-    form: Annotated[str, typer.Option(help="quick, laptop or full: how much is computed.")] = "full",
+    form: Annotated[str, typer.Option(help="quick, laptop, gpu or full: how much is computed.")] = "full",
     quick: Annotated[bool, typer.Option("--quick", help="The same as --form quick: shipped weights, minutes.")] = False,
     sets: Annotated[str, typer.Option(help="Question sets, comma-separated; all that are there if left out.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder with the Parquet files of the question sets.")] = None,

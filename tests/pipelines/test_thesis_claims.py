@@ -188,7 +188,7 @@ def test_forms_plan_main_first_and_share_what_is_trained() -> None:
     assert training.routers.train is not None
     assert (sampling.routers.train.sampling_seed, training.routers.train.sampling_seed) == (0, 1)
     assert all("left out" in sentence for sentence in said)
-    with pytest.raises(SpecError, match="no form 'fast' in suite thesis; there are quick, laptop, full"):
+    with pytest.raises(SpecError, match="no form 'fast' in suite thesis; there are quick, laptop, gpu, full"):
         plan(suite, "fast", "worldfacts-moe", ["worldfacts"])
     small, _ = plan(suite, "laptop", "worldfacts-moe", ["worldfacts"])
     assert small[0].spec.adapter is not None

@@ -52,7 +52,7 @@ def test_suite_runs_from_one_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--form", "huge"], "no form 'huge' in suite thesis; there are quick, laptop, full"),
+        (["--form", "huge"], "no form 'huge' in suite thesis; there are quick, laptop, gpu, full"),
         (["--sets", "nothing"], "no question set 'nothing' in suite thesis"),
         (["--sets", "sciq", "--data", "nowhere"], "no question set is left"),
         (["--questions", "6"], "'--questions': Input should be greater than or equal to 10"),
