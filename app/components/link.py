@@ -33,6 +33,11 @@ def go(name: str, value: Value) -> None:
     st.session_state[_CHANGED] = True
 
 
+def changed() -> bool:
+    """Whether :func:`go` was called since the page was last drawn as a whole."""
+    return bool(st.session_state.get(_CHANGED, False))
+
+
 class Link:
     """The checked state of one page. Pick every value first, ``commit``, then draw widgets."""
 
@@ -43,7 +48,7 @@ class Link:
             self._given = urlstate.parse(_query())
         except LinkError as error:
             states.wrong_link(str(error), page=page)
-        self._strict = bool(self._given) and not st.session_state.get(_CHANGED, False)
+        self._strict = bool(self._given) and not changed()
         if not self._given:
             # Reached by the menu: keep what the reader had chosen on the page before.
             self._given = dict(st.session_state.get(_REMEMBERED, {}))

@@ -21,6 +21,7 @@ from app.charts.calibration import (
 from app.components import states
 from app.components.figure import Tile, figure, heading
 from app.components.format import interval, is_percent, missing, number
+from app.components.later import later
 from app.components.page import Page, open_page
 from app.components.text import plain
 from app.palette import ROLE_LABELS
@@ -55,8 +56,8 @@ def default_runs(page: Page) -> list[str]:
     return list(dict.fromkeys([baseline or first, first]))
 
 
-def diagrams(page: Page, dataset: str, run_ids: list[str], calibrations: list[str], scheme: str) -> None:
-    """The reliability diagrams of one data set: runs side by side, raw and scaled, counts on one axis."""
+def diagrams(page: Page, dataset: str, run_ids: list[str], calibrations: list[str], scheme: str) -> bool:
+    """The reliability diagrams of one data set: runs side by side, raw and scaled, counts on one axis; whether any."""
     parts = []
     for calibration in calibrations:
         rows = page.data("reliability", tuple(run_ids), dataset, calibration=calibration, scheme=scheme)
@@ -64,7 +65,7 @@ def diagrams(page: Page, dataset: str, run_ids: list[str], calibrations: list[st
     bins = pd.concat(parts, ignore_index=True)
     if bins.empty or not bins["n"].sum():
         st.info(f"No answers on {plain(dataset)} are stored for these runs.")
-        return
+        return False
     values = page.data("metrics", run_ids=tuple(run_ids), dataset=dataset).set_index(["run_id", "metric"])["value"]
     top = float(bins["n"].max())
     tiles: list[Tile] = []
@@ -104,6 +105,7 @@ def diagrams(page: Page, dataset: str, run_ids: list[str], calibrations: list[st
         card=page.card(run_ids, f"Reliability on {dataset}", "reliability"),
         explains=("reliability_diagram", metric, "temperature_scaling"),
     )
+    return True
 
 
 def numbers(page: Page, run_ids: list[str], datasets: list[str], calibrations: list[str]) -> None:
@@ -272,11 +274,19 @@ def render() -> None:
         states.empty("These runs have no answers", "vmoer run SPEC.yaml   # with `evaluate` among its stages")
         return
     calibrations = ["raw", "temperature-scaled"] if calibration == "both" else [calibration]
-    for dataset in datasets:
-        diagrams(page, dataset, run_ids, calibrations, scheme)
-        draw_risk(page, dataset, run_ids)
-    draw_paired(page, run_ids, datasets)
-    numbers(page, run_ids, datasets, calibrations)
+
+    def rest() -> None:
+        draw_risk(page, datasets[0], run_ids)
+        for dataset in datasets[1:]:
+            diagrams(page, dataset, run_ids, calibrations, scheme)
+            draw_risk(page, dataset, run_ids)
+        draw_paired(page, run_ids, datasets)
+        numbers(page, run_ids, datasets, calibrations)
+
+    if diagrams(page, datasets[0], run_ids, calibrations, scheme):
+        later(PATH, rest)
+    else:
+        rest()
 
 
 render()

@@ -16,6 +16,7 @@ from app.components import states
 from app.components.choices import choice_row
 from app.components.figure import Figure, Tile
 from app.components.format import is_percent
+from app.components.later import later
 from app.components.link import go
 from app.components.page import Page, open_page
 from app.components.pagefile import keep
@@ -188,9 +189,7 @@ def draw_part(page: Page, first: str, second: str, rows: pd.DataFrame, parts: li
     figures = [figure for make in PARTS[part][1] if (figure := make(page, first, second, rows)) is not None]
     if part == "answers":
         figures[0].draw()
-        for column, figure in zip(st.columns(2, gap="large"), figures[1:], strict=True):
-            with column:
-                figure.draw()
+        later(PATH, partial(side_by_side, figures[1:]))
         return
     for figure in figures:
         figure.draw()
@@ -201,6 +200,13 @@ def draw_part(page: Page, first: str, second: str, rows: pd.DataFrame, parts: li
             "vmoer run SPEC.yaml   # with `trace` among its stages, both methods in one spec",
             why="The overlap of expert sets needs the routing of both runs on the same tokens.",
         )
+
+
+def side_by_side(figures: list[Figure]) -> None:
+    """Two figures in columns."""
+    for column, figure in zip(st.columns(2, gap="large"), figures, strict=True):
+        with column:
+            figure.draw()
 
 
 def _section(

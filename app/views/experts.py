@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from app.charts import experts as charts
 from app.components import layer as depth
 from app.components.choices import choice_row
 from app.components.figure import figure, heading
+from app.components.later import later
 from app.components.link import go
 from app.components.page import Page, open_page
 from app.components.stepper import stepper
@@ -130,6 +132,23 @@ def draw_expert(page: Page, run_id: str, dataset: str, layer: int, expert: int) 
     )
 
 
+def draw_layer(page: Page, run_id: str, dataset: str, layers: list[int], layer: int, expert: int) -> None:
+    """All that is known of the chosen layer's experts."""
+    experts = int(page.model(page.run(run_id)["model"])["n_experts"])
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"### Layer {layer}, expert {expert}", anchors=False, width="content")
+        stepper("layer", layers, layer, "layer")
+        query = {"run": run_id, "layer": str(layer), "dataset": dataset}
+        st.page_link("views/layers.py", label="Stability of this layer →", query_params=query)
+    depth.draw_experts(page, run_id, layer, page.link.text("weighting"))
+    left, right = st.columns(2, gap="large")
+    with left:
+        draw_choice(page, run_id, dataset, layer, experts)
+        draw_expert(page, run_id, dataset, layer, expert)
+    with right:
+        draw_company(page, run_id, dataset, layer, experts)
+
+
 def choices(page: Page, run_id: str, layers: list[int], datasets: list[str], experts: int) -> None:
     """The selectors at the top of the page."""
     link = page.link
@@ -188,18 +207,7 @@ def render() -> None:
         )
         return
     draw_load(page, run_id, dataset, layers, rows)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"### Layer {layer}, expert {expert}", anchors=False, width="content")
-        stepper("layer", layers, layer, "layer")
-        query = {"run": run_id, "layer": str(layer), "dataset": dataset}
-        st.page_link("views/layers.py", label="Stability of this layer →", query_params=query)
-    depth.draw_experts(page, run_id, layer, str(link.values["weighting"]))
-    left, right = st.columns(2, gap="large")
-    with left:
-        draw_choice(page, run_id, dataset, layer, experts)
-        draw_expert(page, run_id, dataset, layer, expert)
-    with right:
-        draw_company(page, run_id, dataset, layer, experts)
+    later(PATH, partial(draw_layer, page, run_id, dataset, layers, layer, expert))
 
 
 render()

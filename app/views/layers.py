@@ -15,6 +15,7 @@ from app.components import stability, states
 from app.components.choices import choice_row
 from app.components.figure import Figure
 from app.components.format import interval, number
+from app.components.later import later
 from app.components.measured import Measured, measured_on, source_note
 from app.components.page import Page, open_page
 from app.components.pagefile import keep
@@ -78,8 +79,8 @@ CHOICES = {
 }
 
 
-def draw_view(page: Page, run_id: str, found: Measured, layers: list[int]) -> None:
-    """The chosen figure, or what is missing for it; the others go into the page's file as well."""
+def draw_view(page: Page, run_id: str, found: Measured, layers: list[int]) -> bool:
+    """The chosen figure, or what is missing for it; the others go into the page's file as well. Whether it is there."""
     view = page.link.text("view")
     for name, (_, make, _) in VIEWS.items():
         if name != view and not (found[1].empty and name != "leverage"):
@@ -91,7 +92,7 @@ def draw_view(page: Page, run_id: str, found: Measured, layers: list[int]) -> No
             "vmoer run SPEC.yaml   # with `susceptibility` among its stages",
             why="It re-runs each router on slightly noisy inputs and counts which experts change.",
         )
-        return
+        return False
     figure = VIEWS[view][1](page, run_id, found, layers)
     if figure is not None:
         figure.draw()
@@ -106,6 +107,7 @@ def draw_view(page: Page, run_id: str, found: Measured, layers: list[int]) -> No
             "vmoer run SPEC.yaml   # with `leverage` among its stages",
             why="Leverage is what random routing costs a layer: an unstable layer without leverage is harmless.",
         )
+    return figure is not None
 
 
 def _section(
@@ -244,8 +246,11 @@ def render() -> None:
     link.pick("example", examples, examples[0] if examples else None)
     link.commit()
     choices(page, run_id, gammas, layers, datasets)
-    draw_view(page, run_id, found, layers)
-    draw_layer(page, run_id, rows, layers, examples)
+    rest = partial(draw_layer, page, run_id, rows, layers, examples)
+    if draw_view(page, run_id, found, layers):
+        later(PATH, rest)
+    else:
+        rest()
 
 
 render()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from app.charts import ood as charts
 from app.components import states
 from app.components.choices import choice_row
 from app.components.figure import figure
+from app.components.later import later
 from app.components.page import Page, open_page
 from app.matching import MATCHED, SUFFIX, length_control, stored_control
 from app.palette import ROLE_LABELS
@@ -164,6 +166,17 @@ def draw_matrix(page: Page, run_id: str, rows: pd.DataFrame) -> None:
     )
 
 
+def draw_more(page: Page, run_id: str, auroc: pd.DataFrame, scores: pd.DataFrame, label: str) -> None:
+    """What lies below the chosen score's distribution and curve: its control, and all scores beside it."""
+    draw_control(page, run_id, auroc, scores, label)
+    # The matched values have their own figure.
+    rows = auroc[~auroc["score"].str.endswith(SUFFIX)].reset_index(drop=True)
+    if rows.empty:
+        states.empty("No AUROC is stored for this run", why="It needs an in-distribution and an OoD data set.")
+        return
+    draw_matrix(page, run_id, rows)
+
+
 def render() -> None:
     """Draw the page."""
     page = open_page(
@@ -211,13 +224,7 @@ def render() -> None:
     draw_score(page, run_id, values, score, score_label(score, position, aggregation))
     roles = page.data("datasets", experiment=page.run(run_id)["experiment"]).set_index("dataset")["role"]
     rows = auroc_rows(page.data("metrics", run_ids=(run_id,), names=("auroc",)), roles)
-    draw_control(page, run_id, rows, values, score_label(score, position, aggregation))
-    # The matched values have their own figure.
-    rows = rows[~rows["score"].str.endswith(SUFFIX)].reset_index(drop=True)
-    if rows.empty:
-        states.empty("No AUROC is stored for this run", why="It needs an in-distribution and an OoD data set.")
-        return
-    draw_matrix(page, run_id, rows)
+    later(PATH, partial(draw_more, page, run_id, rows, values, score_label(score, position, aggregation)))
 
 
 render()

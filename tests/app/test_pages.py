@@ -35,6 +35,7 @@ def open_page(
     monkeypatch.setenv("VMOER_HOME", str(home))
     app = AppTest.from_file(str(MAIN), default_timeout=60)
     app.switch_page(f"views/{page}.py")
+    app.session_state["vmoer.drawn"] = f"views/{page}.py"  # as a browser says once the first chart is on its screen
     for name, value in (link or {}).items():
         app.query_params[name] = value
     app.run()
@@ -69,6 +70,19 @@ def test_with_results_the_page_draws_and_says_the_model_is_synthetic(
     assert charts(app) >= (0 if page == "export" else 2)
     assert not app.error
     assert "synthetic" in " ".join(warning.value for warning in app.warning)
+
+
+@pytest.mark.parametrize(("page", "first"), [("layers", 1), ("experts", 1), ("ood", 2), ("compare", 4)])
+def test_what_lies_below_the_first_chart_waits_until_that_is_drawn(
+    page: str, first: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = AppTest.from_file(str(MAIN), default_timeout=60)
+    monkeypatch.setenv("VMOER_HOME", str(home))
+    app.switch_page(f"views/{page}.py").run()
+    assert charts(app) == first
+    whole = open_page(monkeypatch, home, page)
+    assert charts(whole) > first
+    assert dict(whole.query_params) == dict(app.query_params)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -26,7 +26,7 @@ PAGES = {"overview": ""} | {
 }
 WIDTHS = (1440, 390)
 FCVR = run_id("fcvr")
-SETTLED = """() => !document.querySelector('[data-testid="stStatusWidget"]')
+SETTLED = """() => !document.querySelector('[data-testid="stStatusWidget"], .st-key-later')
     && document.querySelectorAll('[data-stale="true"]').length === 0
     && document.querySelectorAll('[data-testid="stSkeleton"]').length === 0"""
 TIMEOUT = 90_000

@@ -71,6 +71,20 @@ def test_a_click_in_the_heatmap_changes_layer_experts_and_tokens(browser: Browse
         page.wait_for_function("old => document.querySelector('.vmoer-strip span')?.title !== old", arg=before)
 
 
+def test_the_rest_of_a_page_follows_its_first_chart_and_a_choice_in_it_counts_for_the_whole_page(
+    browser: Browser, address: str
+) -> None:
+    with opened(browser, f"{address}/experts?run={FCVR}&layer=2") as (page, _):
+        page.get_by_role("heading", name="Layer 2, expert").wait_for()  # far below the window's edge
+        assert page.locator(".st-key-later").count() == 0
+        for layer in (3, 4, 5):
+            page.get_by_role("button", name="Next layer").click()
+            page.get_by_role("heading", name=f"Layer {layer}, expert").wait_for()
+            page.wait_for_function(f"location.search.includes('layer={layer}')")
+        page.get_by_role("heading", name="Experts of layer 5").wait_for()
+        page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] .marks').length === 4")
+
+
 def test_the_chosen_layer_goes_along_to_its_experts(browser: Browser, address: str) -> None:
     with opened(browser, f"{address}/layers?run={FCVR}&layer=6") as (page, _):
         page.get_by_role("link", name="Experts of this layer").click()
