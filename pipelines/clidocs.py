@@ -130,19 +130,20 @@ def _head() -> Iterator[str]:
 
 def _commands() -> Iterator[str]:
     yield from ("", "## Commands")
-    for name, command in _leaves(cli.command_tree(), "vmoer"):
+    for name, command in leaves(cli.command_tree(), "vmoer"):
         yield from ("", f"### `{name}`", "", inspect.cleandoc(command.help or ""))
         rows = list(_parameters(command))
         if rows:
             yield from ("", "| | default | |", "| --- | --- | --- |", *rows)
 
 
-def _leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every command that does something, by its full name."""
     children: dict[str, Any] = getattr(command, "commands", {})
     if not children or (command.invoke_without_command and " " in path):
         yield path, command
     for name in sorted(children):
-        yield from _leaves(children[name], f"{path} {name}")
+        yield from leaves(children[name], f"{path} {name}")
 
 
 def _parameters(command: Any) -> Iterator[str]:

@@ -13,9 +13,7 @@ import json
 import logging
 import math
 import os
-import shutil
 import sys
-import tempfile
 import time
 import traceback
 import weakref
@@ -23,7 +21,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +28,7 @@ from pipelines.context import Context
 from pipelines.errors import PipelineError
 from pipelines.room import met_full_disk
 from pipelines.runs import RunPlan
+from pipelines.scratch import Scratch
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
 from pipelines.stages import AFTER_OTHERS, Batch
@@ -180,9 +178,9 @@ class Actor:
     def _work_for(self, request: dict[str, Any], settings: Settings) -> Work:
         if self._work is None or self._experiment != request["experiment"]:
             if settings.shards_url:
-                scratch = tempfile.mkdtemp(prefix="vmoer-actor-")
-                weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-                settings = replace(settings, home=Path(scratch))
+                scratch = Scratch()
+                weakref.finalize(self, scratch.remove)
+                settings = replace(settings, home=scratch.path)
             context = Context(parse_spec(request["spec"]), request["folders"], settings)
             context.note = partial(self._note, mended=False)
             self._work, self._experiment = Work(context, self._note), request["experiment"]

@@ -3,12 +3,48 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-app = typer.Typer(
+
+class _Once:
+    """Refuses an option that is given again where one value would silently win; those of several values add up."""
+
+    def parse_args(self, context: Any, args: list[str]) -> Any:
+        """Arguments as the command takes them."""
+        command: Any = self
+        given = Counter(command.make_parser(context).parse_args(args=list(args))[2])
+        for parameter, times in given.items():
+            if times > 1 and not parameter.multiple and not parameter.is_eager:
+                option = next(name for name in parameter.opts if name.startswith("--"))
+                context.fail(f"{option} can be given once, not {times} times")
+        return super().parse_args(context, args)  # type: ignore[misc]
+
+
+class _Command(_Once, TyperCommand):
+    pass
+
+
+class _Group(_Once, TyperGroup):
+    pass
+
+
+class _Typer(typer.Typer):
+    """Commands and groups whose options are given once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=_Group, **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """Register a command."""
+        return super().command(name, cls=_Command, **options)
+
+
+app = _Typer(
     name="vmoer",
     help="See, measure and fix the routing uncertainty of Mixture-of-Experts language models.",
     epilog=(
@@ -20,9 +56,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-models_app = typer.Typer(help="Bundled models: list them, or fetch and build one.", no_args_is_help=True)
-jobs_app = typer.Typer()
-runs_app = typer.Typer()
+models_app = _Typer(help="Bundled models: list them, or fetch and build one.", no_args_is_help=True)
+jobs_app = _Typer()
+runs_app = _Typer()
 app.add_typer(runs_app, name="runs")
 app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
@@ -34,6 +70,11 @@ def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
         raise typer.BadParameter(f"{value[:40]!r} is no device; give auto, cpu, mps, cuda or cuda:N")
     return value
+
+
+def names(values: list[str] | None) -> list[str]:
+    """What an option of several names was given: separated by commas, or the option again."""
+    return [name.strip() for value in values or [] for name in value.split(",") if name.strip()]
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", envvar="VMOER_DEVICE", callback=_device)]

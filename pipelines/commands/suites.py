@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipelines import console
-from pipelines.commands.root import Device, Json, app
+from pipelines.commands.root import Device, Json, app, names
 from pipelines.settings import load_settings
 
 
@@ -19,10 +19,20 @@ def reproduce(
     model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "smollm2-moe",
     form: Annotated[str, typer.Option(help="quick, laptop, gpu or full: how much is computed.")] = "full",
     quick: Annotated[bool, typer.Option("--quick", help="The same as --form quick: shipped weights, minutes.")] = False,
-    sets: Annotated[str, typer.Option(help="Question sets, comma-separated; all that are there if left out.")] = "",
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            callback=names, help="Question sets, comma-separated or the option again; left out: all there are."
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the Parquet files of the question sets.")] = None,
     questions: Annotated[int | None, typer.Option(min=10, help="At most this many questions per set.")] = None,
-    only: Annotated[str, typer.Option(help="Experiments, comma-separated; all of the form if left out.")] = "",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            callback=names, help="Experiments, comma-separated or the option again; left out: all of the form."
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the document.")] = Path("vmoer-results"),
     estimate: Annotated[bool, typer.Option("--estimate", help="Print what it would cost and stop.")] = False,
     device: Device = "auto",
@@ -34,16 +44,15 @@ def reproduce(
 
     settings = replace(load_settings(), device=device)
     form = "quick" if quick else form
-    chosen, experiments = ([name.strip() for name in text.split(",") if name.strip()] for text in (sets, only))
     ids = run(
         suite,
         form,
         model,
         settings,
-        sets=chosen or None,
+        sets=sets or None,
         data=data,
         questions=questions,
-        only=experiments,
+        only=only or [],
         only_estimate=estimate,
         quiet=json_,
     )

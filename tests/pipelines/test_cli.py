@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipelines import clidocs
+from pipelines import cli, clidocs
 from pipelines.cli import run
+from pipelines.commands.root import names
 from pipelines.console import clean
 from tests.pipelines.support import vmoer
 
@@ -54,6 +55,22 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert sentence in error
     assert error.count("\n") == 1
     assert not home.exists(), "a refused command leaves no data folder behind"
+
+
+def test_an_option_given_again_adds_up_or_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    adding = set()
+    for name, command in clidocs.leaves(cli.command_tree(), "vmoer"):
+        for option in (parameter for parameter in command.params if parameter.param_type_name == "option"):
+            words = [option.opts[0], *([] if option.is_flag else ["x"])]
+            if option.multiple:
+                adding.add((name, option.name))
+            elif option.name != "help":
+                assert run([*name.split()[1:], *words, *words]) == 2
+                assert f"{option.opts[0]} can be given once, not 2 times" in capsys.readouterr().err
+    assert adding == {("vmoer reproduce", "sets"), ("vmoer reproduce", "only")}
+    assert run(["serve", "--worker", "--no-worker"]) == 2
+    assert "--worker can be given once" in capsys.readouterr().err
+    assert names(["a, b", "c,"]) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["models"]])

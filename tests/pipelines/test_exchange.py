@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +21,7 @@ from pipelines.context import Context
 from pipelines.errors import PipelineError
 from pipelines.exchange import Exchange
 from pipelines.runs import RunPlan
+from pipelines.scratch import Scratch
 from pipelines.settings import Settings
 from pipelines.spec import places
 from pipelines.spread import Actor
@@ -23,6 +30,7 @@ from pipelines.work import Work
 from store import schema
 from store.layout import facts_folder, manifest_path
 from store.shards import list_shards
+from tests.conftest import ROOT
 from tests.pipelines.support import settings, small_spec
 
 
@@ -121,6 +129,40 @@ def test_shards_of_other_weights_are_not_found(machines: Machines, tmp_path: Pat
     manifest = json.loads(file.read_text())
     file.write_text(json.dumps({**manifest, "model": {**manifest["model"], "weights_sha256": "0" * 64}}))
     assert not exchange.fetch(table, run_id, shard.name)
+
+
+def test_what_a_killed_actor_leaves_goes_when_the_next_one_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    alive = Scratch()
+    code = "import os; from pipelines.scratch import Scratch; (Scratch().path / 'a').touch(); os.kill(os.getpid(), 9)"
+    own = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=own).returncode == -signal.SIGKILL
+    (left,) = (path for path in tmp_path.iterdir() if path != alive.path)
+    assert left.joinpath("a").exists()
+    (tmp_path / "vmoer-actor-link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    after = Scratch()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        alive.path.name,
+        after.path.name,
+        "vmoer-actor-link",
+        "elsewhere",
+    }
+    for scratch in (alive, after):
+        scratch.remove()
+        assert not scratch.path.exists()
+
+
+def test_actors_work_in_folders_that_go_with_them(machines: Machines, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    actor = Actor()
+    machines.ask(actor, do="prepare", runs=[])
+    assert len(list(tmp_path.glob("vmoer-actor-*"))) == 1
+    del actor
+    gc.collect()
+    assert not list(tmp_path.glob("vmoer-actor-*"))
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def test_suite_runs_from_one_command(tmp_path: Path) -> None:
     [
         (["--form", "huge"], "no form 'huge' in suite thesis; there are quick, laptop, gpu, full"),
         (["--sets", "nothing"], "no question set 'nothing' in suite thesis"),
+        (["--sets", "nothing", "--sets", "sciq"], "no question set 'nothing' in suite thesis"),
+        (["--only", "nothing", "--only", "main"], "no experiment 'nothing'"),
         (["--sets", "sciq", "--data", "nowhere"], "no question set is left"),
         (["--questions", "6"], "'--questions': Input should be greater than or equal to 10"),
     ],
