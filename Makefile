@@ -64,7 +64,7 @@ unit: setup-dev
 	$(BIN)/pytest -n 2 tests/vmoer tests/store tests/app
 
 contract: setup-dev
-	$(BIN)/pytest tests/contract
+	$(BIN)/pytest -n 2 tests/contract
 
 adversarial: setup-dev
 	$(BIN)/pytest -n 2 tests/adversarial

@@ -62,9 +62,17 @@ def _launched(settings: Settings, executor: str, queues: Sequence[str]) -> Itera
         "console_log_level": "CRITICAL",
         "serializer": serializer(),
         "run_migrations": True,
+        "notification_listener_polling_interval_sec": settings.poll_seconds,  # the end of DBOS waits for as long
     }
+    with connect(settings) as client:  # beforehand: DBOS finds a queue that is added later after a second
+        for name in queues:
+            client.register_queue(
+                name,
+                worker_concurrency=1,
+                polling_interval_sec=settings.poll_seconds,
+                application_name=jobs.APPLICATION,
+            )
     with opening(settings):
-        settings.home.mkdir(parents=True, exist_ok=True)
         dbos = DBOS(config=config)
         DBOS.listen_queues(list(queues))
         DBOS.launch()
@@ -72,8 +80,6 @@ def _launched(settings: Settings, executor: str, queues: Sequence[str]) -> Itera
     wait_for_room(dbos._sys_db.engine, ended)
     threading.Thread(target=look_after, args=(settings, queues[0], ended, console.say), daemon=True).start()
     try:
-        for name in queues:
-            DBOS.register_queue(name, worker_concurrency=1, polling_interval_sec=settings.poll_seconds)
         yield
     finally:
         ended.set()

@@ -73,8 +73,7 @@ def dotted(node: ast.AST) -> str:
     return ""
 
 
-def calls(path: Path) -> Iterator[tuple[ast.Call, str]]:
+@functools.cache
+def calls(path: Path) -> tuple[tuple[ast.Call, str], ...]:
     """Every call with the dotted name of what is called."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Call):
-            yield node, dotted(node.func)
+    return tuple((node, dotted(node.func)) for node in ast.walk(tree(path)) if isinstance(node, ast.Call))

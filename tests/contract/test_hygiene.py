@@ -1,6 +1,7 @@
 """Habits the repository keeps: nothing unsafe, nothing machine-specific, nothing heavy, seeds always explicit."""
 
 import ast
+import functools
 import re
 
 import pytest
@@ -91,6 +92,7 @@ def test_unsafe_switches_are_not_set(keyword, value):
     assert not found
 
 
+@functools.cache
 def under_fork(path):
     """Calls inside a ``with …fork_rng(…)`` block, by identity."""
     return {
@@ -130,6 +132,7 @@ def test_random_numbers_come_from_explicit_generators():
     assert not found, "\n".join(found)
 
 
+@functools.cache
 def local_names(path):
     """Names assigned in a file: there ``random.x`` is a generator of that name, not the module."""
     return {
