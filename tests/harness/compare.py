@@ -29,6 +29,8 @@ def homes(reference: Path, home: Path) -> tuple[int, int]:
 
 def frames(left: pd.DataFrame, right: pd.DataFrame) -> tuple[int, int]:
     """``(rows only in left, rows only in right)``, each row counted as often as it occurs."""
+    if left.equals(right):  # the usual case, in a tenth of the time
+        return 0, 0
     with duckdb.connect() as connection:
         connection.register("l", left)
         connection.register("r", right)

@@ -21,14 +21,18 @@ def load() -> None:
     """Import everything a command needs, so that no child has to."""
     import duckdb
     import pandas
+    import pyarrow.pandas_compat
     import pyarrow.parquet
     import sklearn.metrics
     import torch
     from transformers import GraniteMoeForCausalLM, GraniteMoeSharedForCausalLM, PreTrainedTokenizerFast
 
     from pipelines import cli, engine, foreground, models, train, worker
+    from store import compact, export, reader, verify
+    from tests.harness import compare
 
     del duckdb, pandas, pyarrow, sklearn, torch, cli, engine, foreground, models, train, worker
+    del compact, export, reader, verify, compare
     del GraniteMoeForCausalLM, GraniteMoeSharedForCausalLM, PreTrainedTokenizerFast
 
 

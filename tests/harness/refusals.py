@@ -26,6 +26,8 @@ from tests.harness.kill import checked, leftovers
 from tests.harness.operations import Operation, operations
 
 NOBODY = 65534
+#: what the command of a scenario says, beside the scenario's folder
+LOG = "log.txt"
 # A first attempt that takes longer has not been refused: it hangs.
 SECONDS = 300.0
 
@@ -78,10 +80,10 @@ def read_only(folder: Path) -> Iterator[None]:
             path.chmod(0o777 if path.is_dir() else 0o666)
 
 
-def small_disk(free: int, read_only: bool = False, room_after: float | None = None) -> Callable[[Path], Any]:
+def small_disk(free: int, read_only: bool = False, cleaned: bool = False) -> Callable[[Path], Any]:
     """The folder on a file system of its own with ``free`` kilobytes left; what is on it afterwards is moved back.
 
-    After ``room_after`` seconds the disk gets larger, as when someone cleans up.
+    When ``cleaned``, the disk gets larger once the command has said that it waits for room, as when someone cleans up.
     """
 
     @contextmanager
@@ -91,9 +93,11 @@ def small_disk(free: int, read_only: bool = False, room_after: float | None = No
         pages = sum(1 + -(-path.stat().st_size // 4096) for path in folder.rglob("*"))
         size = f"size={4 * pages + free}k"
         subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(mount)], check=True)
-        if room_after is not None:
+        cleaner = None
+        if cleaned:
+            script = 'until grep -q "waiting for room" "$0"; do sleep 0.1; done; exec "$@"'
             enlarge = ["mount", "-o", "remount,size=50m", str(mount)]
-            subprocess.Popen(["sh", "-c", f'sleep {room_after} && exec "$@"', "sh", *enlarge])
+            cleaner = subprocess.Popen(["sh", "-c", script, str(folder.with_name(LOG)), *enlarge])
         try:
             for path in folder.iterdir():
                 _move(path, mount / path.name)
@@ -103,6 +107,9 @@ def small_disk(free: int, read_only: bool = False, room_after: float | None = No
             folder.symlink_to(mount)
             yield
         finally:
+            if cleaner is not None:
+                cleaner.kill()
+                cleaner.wait()
             if folder.is_symlink():
                 folder.unlink()
                 folder.mkdir()
@@ -177,7 +184,7 @@ def scenarios() -> list[Scenario]:
     return [
         Scenario("full before the first job", "run", full, small_disk(100), environment=_SMALL),
         Scenario(
-            "full until someone cleans up", "run", full, small_disk(296, room_after=8), environment=_SMALL, codes=(0,)
+            "full until someone cleans up", "run", full, small_disk(296, cleaned=True), environment=_SMALL, codes=(0,)
         ),
         Scenario("full while publishing", "run", full, small_disk(700), environment=IMPATIENT),
         Scenario("too little room left", "run", "VMOER_MIN_FREE_MB", small_disk(20_000)),
@@ -216,10 +223,10 @@ class Refusals:
         reference = self._reference(operation)
         attempt = self._folder / scenario.name.replace(" ", "-").replace(",", "")
         shutil.copytree(reference.with_name("start"), attempt)
-        log = self._folder / "log.txt"
+        log = self._folder / LOG
         for path in (self._folder, attempt, *attempt.rglob("*")):
             path.chmod(0o777 if path.is_dir() else 0o666)
-        log.touch()
+        log.write_text("")
         log.chmod(0o666)
         environment = {"VMOER_HOME": str(attempt / "data"), "VMOER_DEVICE": "cpu"}
 
@@ -265,7 +272,7 @@ class Refusals:
                     shutil.copytree(start, reference)
                 outcome = forks.run(
                     work or (lambda: operation.work(reference)),
-                    self._folder / "log.txt",
+                    self._folder / LOG,
                     VMOER_HOME=str(folder / "data"),
                     VMOER_DEVICE="cpu",
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pipelines.settings import Settings
 from pipelines.spec import Spec, parse_spec
 from store import schema
 from store.reader import open_store
+from tests.harness import processes
 
 SPEC: dict[str, Any] = {
     "name": "small",
@@ -46,13 +46,14 @@ def environment(home: Path) -> dict[str, str]:
 
 def vmoer(home: Path, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "pipelines", *arguments]
-    return subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=timeout)
+    return processes.run("pipelines", *arguments, environment=environment(home), timeout=timeout)
 
 
-def start_worker(home: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "pipelines", "worker", "--device", "cpu"]
-    return subprocess.Popen(command, env=environment(home), stderr=subprocess.DEVNULL)
+def start_worker(home: Path, *arguments: str, **own: str) -> processes.Process:
+    """A worker; ``own`` is added to its environment."""
+    return processes.Process(
+        "pipelines", "worker", "--device", "cpu", *arguments, environment={**environment(home), **own}
+    )
 
 
 def settings(home: Path) -> Settings:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +21,7 @@ from pipelines.spec import places
 from store import layout
 from store.publish import current_number
 from store.retention import run_sizes
-from tests.pipelines.support import environment, small_spec
+from tests.pipelines.support import small_spec, start_worker
 from tests.store.factory import make_store, run_id
 
 SMALL = {"layers": 3, "experts": 6, "top_k": 2, "examples": 4, "tokens": (2, 5)}
@@ -108,8 +106,7 @@ def test_the_endpoints_answer_and_refuse_foreign_names(settings: Settings) -> No
 @pytest.mark.slow
 def test_a_worker_tells_of_itself_and_ends_politely(settings: Settings) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "pipelines", "worker", "--device", "cpu", "--metrics-port", str(port)]
-    worker = subprocess.Popen(command, env=environment(settings.home), stderr=subprocess.DEVNULL)
+    worker = start_worker(settings.home, "--metrics-port", str(port))
     try:
         found: dict[str, float] = {}
         deadline = time.monotonic() + 120

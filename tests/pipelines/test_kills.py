@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.harness import processes
 from tests.harness.kill import positions, shares
 from tests.harness.operations import operations
 from tests.pipelines.support import environment
@@ -21,11 +20,9 @@ KILLS = 16
 pytestmark = pytest.mark.slow
 
 
-def test_killed_processes_lose_nothing(repository: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.harness.kill", "--kills", str(KILLS), "--json"]
-    done = subprocess.run(
-        command, cwd=repository, env=environment(tmp_path), capture_output=True, text=True, timeout=1200
-    )
+def test_killed_processes_lose_nothing(tmp_path: Path) -> None:
+    command = ("tests.harness.kill", "--kills", str(KILLS), "--json")
+    done = processes.run(*command, environment=environment(tmp_path), timeout=1200)
     assert done.stdout, done.stderr
     found = json.loads(done.stdout)
     failures = [failure for one in found["operations"] for failure in one["failures"]]

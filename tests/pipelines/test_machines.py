@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,8 +23,9 @@ from pipelines.locks import live_executors
 from pipelines.settings import Settings
 from pipelines.spec import Spec, places
 from store.verify import verify
+from tests.harness.processes import Process
 from tests.pipelines.postgres import programs, server
-from tests.pipelines.support import SPEC, assert_same_tables, environment, settings, small_spec, vmoer
+from tests.pipelines.support import SPEC, assert_same_tables, settings, small_spec, start_worker, vmoer
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +55,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, undisturbed: Path) -> Path:
     return home
 
 
-def start_machine(name: str, here: Settings, scratch: Path) -> subprocess.Popen[bytes]:
+def start_machine(name: str, here: Settings, scratch: Path) -> Process:
     (scratch / name / "tmp").mkdir(parents=True)
     own = {
         "VMOER_JOBS_URL": here.jobs_url,
@@ -64,8 +63,7 @@ def start_machine(name: str, here: Settings, scratch: Path) -> subprocess.Popen[
         "VMOER_CACHE": str(scratch / name / "cache"),
         "TMPDIR": str(scratch / name / "tmp"),
     }
-    command = [sys.executable, "-m", "pipelines", "worker", "--device", "cpu"]
-    return subprocess.Popen(command, env={**environment(here.home), **own}, stderr=subprocess.DEVNULL)
+    return start_worker(here.home, **own)
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:

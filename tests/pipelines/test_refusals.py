@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.harness import processes
 from tests.harness.refusals import scenarios
 from tests.pipelines.support import environment
 
@@ -18,16 +16,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def found(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What came of every scenario, by name: they share one process that has imported everything."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.harness.refusals"],
-        cwd=repository,
-        env=environment(tmp_path_factory.mktemp("unused")),
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
+    unused = tmp_path_factory.mktemp("unused")
+    done = processes.run("tests.harness.refusals", environment=environment(unused), timeout=1200)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     return {row["name"]: row for row in rows}

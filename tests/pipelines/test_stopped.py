@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,34 +16,17 @@ from pipelines.spec import places
 from store.catalog import read_manifest
 from store.errors import WriteError
 from store.verify import verify
+from tests.harness import processes
 from tests.pipelines.support import assert_same_tables, environment, settings, small_spec, start_worker
-
-#: a worker that gets SIGTERM in the middle of a step: it has written the rows of its sixth shard, not yet the footer
-TOLD_TO_STOP = """
-    import os, signal, sys
-    from pathlib import Path
-    from tests.harness.faults import Faults
-
-    written = iter(range(1_000_000))
-    faults = Faults(Path(sys.argv[1]))
-    faults.event = lambda label: (
-        os.kill(os.getpid(), signal.SIGTERM) if label == "parquet footer" and next(written) == 5 else None
-    )
-    faults.install()
-    sys.argv = ["vmoer", "worker", "--device", "cpu"]
-    from pipelines.cli import main
-    main()
-"""
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[tuple[Path, str]]:
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A data folder whose first worker was told to stop in the middle of a step, its job, and a second worker."""
     home = tmp_path_factory.mktemp("stopped")
     here = settings(home)
     job_id = jobs.submit(small_spec(), folders=places(), settings=here)
-    command = [sys.executable, "-c", textwrap.dedent(TOLD_TO_STOP), str(home)]
-    first = subprocess.run(command, cwd=repository, env=environment(home), capture_output=True, text=True, timeout=240)
+    first = processes.run("tests.harness.told_to_stop", str(home), environment=environment(home), timeout=240)
     assert first.returncode == 0, first.stderr
     assert "stopping after the step in flight" in first.stderr
     assert jobs.get_job(job_id, here).lost

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.harness import processes
 from tests.pipelines.support import environment
 
 pytestmark = pytest.mark.slow
 
 
-def test_killed_full_and_rotten_ends_clean_with_what_was_lost_named(repository: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.harness.worst_day"],
-        cwd=repository,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+def test_killed_full_and_rotten_ends_clean_with_what_was_lost_named(tmp_path: Path) -> None:
+    done = processes.run("tests.harness.worst_day", environment=environment(tmp_path), timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == "verify: clean"
