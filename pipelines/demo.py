@@ -11,7 +11,7 @@ from pipelines.errors import JobError
 from pipelines.foreground import compute
 from pipelines.settings import Settings
 from pipelines.spec import Spec, load_spec
-from store.archive import read_archive
+from store.archive import read_archives
 
 SPECS = Path(__file__).parent / "specs"
 #: results computed before, shown from the first start and labelled so
@@ -25,8 +25,7 @@ def run_demo(settings: Settings, *, serve_pages: bool, address: str, port: int, 
     """Exit code of the demo; with ``serve_pages`` it ends with Ctrl-C, else when both models are evaluated."""
     if serve_pages:
         check_address(address, port, insecure, settings)
-    for path in sorted(ARCHIVES.glob("*.zip")):
-        read_archive(path, settings.home)
+    read_archives(sorted(ARCHIVES.glob("*.zip")), settings.home)
     _compute(FIRST, settings, as_json)
     if not serve_pages:
         _compute(SECOND, settings, as_json)

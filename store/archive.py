@@ -66,6 +66,23 @@ def write_archive(
 
 def read_archive(archive: Path, home: layout.Home) -> list[str]:
     """The ids of the runs in ``archive``, which are now in the data folder and published; those already there stay."""
+    return read_archives([archive], home)
+
+
+def read_archives(archives: Sequence[Path], home: layout.Home) -> list[str]:
+    """The same for several archives, published once."""
+    wanted: list[str] = []
+    before = set(run_ids(home))
+    try:
+        for archive in archives:
+            wanted += _unpack(archive, home)
+    finally:
+        if before != set(run_ids(home)):
+            publish(home)
+    return wanted
+
+
+def _unpack(archive: Path, home: layout.Home) -> list[str]:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = _members(opened, archive)
@@ -83,8 +100,6 @@ def read_archive(archive: Path, home: layout.Home) -> list[str]:
         raise NotFoundError(f"there is no archive {archive}") from None
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise CorruptStoreError(f"{archive.name} cannot be read as an archive of runs: {error}") from error
-    if added:
-        publish(home)
     return wanted
 
 

@@ -16,7 +16,7 @@ from pipelines.thesis.report import VERDICTS, headlines
 from pipelines.thesis.reproduce import write_document
 from pipelines.thesis.results import Results
 from pipelines.thesis.search import duels
-from store.archive import read_archive
+from store.archive import read_archives
 from store.files import write_text
 from store.reader import Store, open_store
 
@@ -68,8 +68,7 @@ def _place(word: str) -> int:
 
 def write_all(settings: Settings, output: Path) -> list[Path]:
     """Write every document and the index into ``output``; ``settings.home`` is where the archives are unpacked."""
-    for path in sorted(ARCHIVES.glob("*.zip")):
-        read_archive(path, settings.home)
+    read_archives(sorted(ARCHIVES.glob("*.zip")), settings.home)
     written = [path for name in archived() for path in write_document(name[0], name[2], name[1], settings, output)]
     with open_store(settings.home) as store:
         write_text(output / INDEX, index(store))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -48,10 +48,10 @@ def sections(results: Results) -> list[Section]:
     ]
 
 
-def markdown(results: Results, title: str) -> str:
-    """The document as Markdown."""
+def markdown(results: Results, said: Sequence[Section], title: str) -> str:
+    """The document of :func:`sections` as Markdown."""
     lines = [f"# {title}", "", *_preamble(results)]
-    for section in sections(results):
+    for section in said:
         lines += ["", f"## {section.title}", "", section.text]
         if section.rows:
             lines += ["", "| " + " | ".join(section.header) + " |", "|" + " --- |" * len(section.header)]
@@ -61,10 +61,10 @@ def markdown(results: Results, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def latex(results: Results) -> str:
+def latex(said: Sequence[Section]) -> str:
     """The tables alone, for a paper (needs ``booktabs``)."""
     lines = ["% made by `vmoer reproduce`; needs \\usepackage{booktabs}"]
-    for section in sections(results):
+    for section in said:
         if not section.rows:
             continue
         lines += ["", f"% {section.title}", f"\\begin{{tabular}}{{{'l' * len(section.header)}}}", "\\toprule"]

@@ -15,7 +15,7 @@ from pipelines.runs import model_slug
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
 from pipelines.thesis.estimate import estimate
-from pipelines.thesis.report import latex, markdown
+from pipelines.thesis.report import latex, markdown, sections
 from pipelines.thesis.results import Results
 from pipelines.thesis.suite import Suite, load_suite, plan, present_sets
 from store.archive import PER_QUESTION, write_archive
@@ -73,7 +73,8 @@ def write_document(name: str, form: str, model: str, settings: Settings, output:
     suite = load_suite(name, settings)
     with open_store(settings.home) as store:
         results = Results(store, f"{name}-{form}", model_slug(model))
-        texts = {".md": markdown(results, title(suite, form, model)), ".tex": latex(results)}
+        said = sections(results)
+        texts = {".md": markdown(results, said, title(suite, form, model)), ".tex": latex(said)}
     output.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix, text in texts.items():

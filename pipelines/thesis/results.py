@@ -27,6 +27,21 @@ class Finding:
     word: Word
 
 
+class _Lookup:
+    """Rows by key: a document asks for thousands, each of which would compare every row of the table."""
+
+    def __init__(self, rows: pd.DataFrame, *key: str) -> None:
+        self._rows = rows
+        self._places: dict[tuple[str, ...], int] = {}
+        for place, values in enumerate(zip(*(rows[name] for name in key), strict=True)):
+            self._places.setdefault(values, place)
+
+    def first(self, *key: str) -> pd.Series | None:
+        """The first row with these values, ``None`` when there is none."""
+        place = self._places.get(key)
+        return None if place is None else self._rows.iloc[place]
+
+
 class Results:
     """The runs of one suite and form on one model; names are ``<suite>-<form>.<experiment>.<set>``.
 
@@ -48,8 +63,11 @@ class Results:
         ids = self.runs["run_id"].tolist()
         self._datasets = queries.datasets(store)
         self.metrics = queries.metrics(store, ids)
+        declared = self.metrics[self.metrics["position_rule"] != "prompt_mean"]
+        self._metrics = _Lookup(declared, "run_id", "dataset", "metric", "score")
         everything = queries.comparisons(store)
         self.comparisons = everything[everything["run_id"].isin(ids)]
+        self._comparisons = _Lookup(self.comparisons, "run_id", "baseline_run_id", "dataset", "metric", "score")
         self._bins = store.query("SELECT * FROM reliability_bins WHERE scheme = 'equal-width' ORDER BY bin")
         self.efficiency = queries.efficiency(store, ids)
         self.stability = store.query(
@@ -83,10 +101,8 @@ class Results:
 
     def value(self, run_id: str, dataset: str, metric: str, score: str = "") -> pd.Series | None:
         """One row of ``metrics``, at the score's first declared position."""
-        rows = self.metrics
-        rows = rows[(rows["run_id"] == run_id) & (rows["dataset"] == dataset) & (rows["metric"] == metric)]
-        rows = rows[(rows["score"] == score) & (rows["position_rule"] != "prompt_mean")]
-        return None if rows.empty or pd.isna(rows.iloc[0]["value"]) else rows.iloc[0]
+        row = self._metrics.first(run_id, dataset, metric, score)
+        return None if row is None or pd.isna(row["value"]) else row
 
     def kept_step(self, run_id: str) -> tuple[int, int] | None:
         """``(step, steps)``: whose weights a training kept, by validation NLL, of how many; 0 is the start."""
@@ -101,10 +117,7 @@ class Results:
 
     def difference(self, run_id: str, baseline: str, dataset: str, metric: str, score: str = "") -> pd.Series | None:
         """One row of ``comparisons``."""
-        rows = self.comparisons
-        rows = rows[(rows["run_id"] == run_id) & (rows["baseline_run_id"] == baseline) & (rows["dataset"] == dataset)]
-        rows = rows[(rows["metric"] == metric) & (rows["score"] == score)]
-        return None if rows.empty else rows.iloc[0]
+        return self._comparisons.first(run_id, baseline, dataset, metric, score)
 
     def findings(self) -> list[Finding]:
         """Every claim for fcvr, in-router, on every set, against every deterministic row there is."""

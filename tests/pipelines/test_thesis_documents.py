@@ -11,7 +11,7 @@ from pipelines.settings import Settings
 from pipelines.thesis.documents import INDEX, RESULTS, index
 from pipelines.thesis.report import VERDICTS
 from pipelines.thesis.reproduce import write_document
-from store.archive import MAX_BYTES, read_archive
+from store.archive import MAX_BYTES, read_archives
 from store.reader import open_store
 from store.verify import verify
 
@@ -21,8 +21,7 @@ DOCUMENTS = sorted(path for path in RESULTS.glob("*.md") if path.name != INDEX)
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archived")
-    for archive in sorted(ARCHIVES.glob("*.zip")):
-        read_archive(archive, folder)
+    read_archives(sorted(ARCHIVES.glob("*.zip")), folder)
     return folder
 
 
