@@ -39,6 +39,7 @@ from store.errors import StoreError
 from store.files import cannot_write
 from store.publish import publish, refuse_newer
 from store.redact import redact
+from vmoer.memory import exhausted
 from vmoer.routers.base import routers
 
 #: held while a step computes or writes: a polite shutdown waits for the step in flight, an inspection comes before
@@ -108,13 +109,12 @@ def _compute(request: dict[str, Any], job_id: str, settings: Settings) -> dict[s
             raise JobError(redact(error.message)) from None
         except Exception as error:
             log.error("failed", reason=repr(error), traceback=traceback.format_exc())
-            refused = cannot_write(f"in stage {work.stage or 'plan'}", error)
+            stage = f"stage {work.stage or 'plan'}"
+            refused = cannot_write(f"in {stage}", error) or exhausted(stage, error)
             sentence = (
                 redact(str(refused))
                 if refused is not None
-                else (
-                    f"unexpected {type(error).__name__} in stage {work.stage or 'plan'}; the job's log has the details"
-                )
+                else f"unexpected {type(error).__name__} in {stage}; the job's log has the details"
             )
             work.end("failed", sentence)
             raise JobError(sentence) from None

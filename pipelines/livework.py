@@ -10,6 +10,7 @@ from dbos import DBOS
 from pipelines import engine, live
 from pipelines.errors import JobError
 from pipelines.settings import Settings
+from vmoer.memory import exhausted
 from vmoer.routers.base import routers
 
 _TELL_SECONDS = 0.2
@@ -46,6 +47,9 @@ def _compute(inspection_id: str, settings: Settings) -> None:
     except OSError as error:
         raise JobError(f"cannot write the result: {error.strerror or error}") from None
     except Exception as error:
+        full = exhausted("the inspection", error)
+        if full is not None:
+            raise JobError(str(full)) from None
         raise JobError(f"unexpected {type(error).__name__} ({str(error)[:200]}); this is a fault of VMoER") from None
 
 

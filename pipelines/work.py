@@ -14,7 +14,7 @@ import torch
 
 from pipelines import stages
 from pipelines.context import Context
-from pipelines.errors import DataError, PipelineError
+from pipelines.errors import DataError
 from pipelines.exchange import Exchange
 from pipelines.manifests import begin_run, existing
 from pipelines.runs import RunPlan
@@ -22,6 +22,7 @@ from pipelines.stages import Batch
 from store.errors import StoreError
 from store.layout import shard_path
 from store.shards import check_info, check_pages, merged_shards, shard_name, write_shard
+from vmoer.memory import exhausted
 
 #: run id → stage → its batches, plain JSON values
 Batches = dict[str, dict[str, list[dict[str, Any]]]]
@@ -91,8 +92,8 @@ class Work:
         self.context.remember(f"inputs of {run.run_id}", lambda: self._check_inputs(run))
         try:
             computed = module.compute(self.context, run, batch)
-        except torch.OutOfMemoryError:
-            raise PipelineError(f"stage {name} ran out of memory: lower `batch_tokens` in the spec") from None
+        except torch.OutOfMemoryError as error:
+            raise exhausted(f"stage {name}", error) or error from None
         if set(computed) != set(module.TABLES):
             raise RuntimeError(f"{key} gave {sorted(computed)} instead of {sorted(module.TABLES)}")
         self.write(run, key, {table: computed[table] for table in missing})

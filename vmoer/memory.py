@@ -100,6 +100,23 @@ class CudaMemory:
         return torch.cuda.max_memory_allocated(self._device)
 
 
+def exhausted(doing: str, error: BaseException) -> VmoerError | None:
+    """The refusal for a device whose memory was full while ``doing`` that; ``None`` for an error about something else.
+
+    Where a pass cannot be made smaller (the model itself, a training step), or other programs hold the memory.
+    """
+    if not isinstance(error, torch.OutOfMemoryError):
+        return None
+    free = ""
+    if torch.cuda.is_available():
+        left, whole = (size / 2**30 for size in torch.cuda.mem_get_info())
+        free = f" ({left:.1f} of {whole:.1f} GiB are free now)"
+    return VmoerError(
+        f"{doing} ran out of memory{free}: lower `batch_tokens` or `micro_batch` in the spec, use `dtype: bfloat16`, "
+        "or end other programs that use the device"
+    )
+
+
 def device_memory(device: torch.device) -> Memory | None:
     """How a device's memory is measured; ``None`` where it is not the device's own (CPU, MPS)."""
     return CudaMemory(device) if device.type == "cuda" else None

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import scoring
+from pipelines import models, scoring
 from pipelines.context import Context
-from pipelines.errors import PipelineError
+from pipelines.errors import JobError
+from pipelines.foreground import compute
 from pipelines.scoring import token_budget
 from pipelines.stages import evaluate, susceptibility, trace
 from pipelines.work import Work
 from tests.pipelines.support import settings, small_spec
+from vmoer.errors import VmoerError
 
 SPEC = small_spec(batch_tokens=512, noise={"limit": 12, "gammas": [0.02]})
 
@@ -83,8 +85,21 @@ def test_a_step_that_cannot_be_halved_ends_with_a_sentence(tmp_path: Path, limit
     run = SPEC.runs()[0]
     (batch, *_) = susceptibility.plan(made, run)
     work = Work(made, lambda event, **fields: None)
-    with pytest.raises(PipelineError, match="stage susceptibility ran out of memory: lower `batch_tokens`"):
+    with pytest.raises(VmoerError, match="stage susceptibility ran out of memory: lower `batch_tokens`"):
         work.ensure(run, "susceptibility", batch)
+
+
+def test_a_job_whose_model_finds_no_memory_ends_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: str, **_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(models, "_LOADED", {})
+    monkeypatch.setattr(models, "load", full)
+    with pytest.raises(JobError, match="stage plan ran out of memory: lower `batch_tokens` or `micro_batch`") as found:
+        compute(SPEC, [], settings(tmp_path), quiet=True)
+    assert "end other programs" in str(found.value)
 
 
 class Measured:

@@ -114,7 +114,7 @@ def test_a_probe_finds_a_pass_that_fits_and_an_exhausted_memory_is_halved() -> N
     assert told, "memory never ran out"
     assert budget.tokens < whole
     for one, other in zip(undisturbed, halved, strict=True):
-        np.testing.assert_allclose(other.log_likelihood, one.log_likelihood, rtol=0, atol=2e-4)
+        np.testing.assert_allclose(other.log_likelihood, one.log_likelihood, rtol=1e-4)
 
 
 def test_checkpoints_cross_devices(tmp_path: Path) -> None:

@@ -191,7 +191,11 @@ def is_stochastic(handle: Handle) -> bool:
     """Whether a seed decides the handle's draws (no for the deterministic method and for members of an ensemble)."""
     head = handle.head(handle.layers[0])
     with torch.no_grad():
-        posterior = head.posterior(torch.ones(1, head.shape.hidden_size), torch.zeros(1, head.shape.n_experts))
+        hidden, logits = (
+            head.logit_scale.new_full((1, width), fill)
+            for width, fill in ((head.shape.hidden_size, 1.0), (head.shape.n_experts, 0.0))
+        )
+        posterior = head.posterior(hidden, logits)
     return posterior.stochastic and posterior.support is None
 
 
@@ -209,7 +213,7 @@ def _perturb(handle: Handle) -> None:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in handle.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter.device))
 
 
 @contextmanager
