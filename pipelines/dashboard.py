@@ -68,6 +68,7 @@ def streamlit_command(
         "--server.enableXsrfProtection=true",
         "--browser.gatherUsageStats=false",
         "--client.showErrorDetails=none",
+        "--client.showErrorLinks=false",
         f"--server.maxUploadSize={math.ceil(max_upload_bytes / 2**20)}",
         "--server.enableStaticServing=false",
         "--server.enableAgentApi=false",

@@ -69,7 +69,8 @@ def key_legend(columns: int = 2, *, lines: bool = False, values: Sequence[str] |
 
 def ramp_legend(form: str, *, orient: Literal["top", "bottom"] = "top") -> alt.Legend:
     """The scale of a heatmap's colour with numbers in the d3 format ``form``; its title fits a phone."""
-    return alt.Legend(orient=orient, gradientLength=180, titleLimit=300, format=form)
+    # below a chart it begins where the plot does, which leaves less room
+    return alt.Legend(orient=orient, gradientLength=180 if orient == "top" else 130, titleLimit=300, format=form)
 
 
 def zero_line(*, horizontal: bool = True, dash: Sequence[int] = ()) -> alt.Chart:

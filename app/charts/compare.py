@@ -25,6 +25,8 @@ from app.palette import BETTER, CALM, MARK, NEUTRAL, WORSE
 
 OUTCOMES = ("both right", "wrong → right", "right → wrong", "both wrong")
 OUTCOME_COLOURS = [CALM, BETTER, WORSE, NEUTRAL]
+#: the label of a tick on an axis of signed differences: none at 0 has a sign
+_SIGNED = "datum.value === 0 ? '0' : datum.label"
 
 
 def overlap_by_layer(
@@ -134,7 +136,7 @@ def differences(frame: pd.DataFrame, *, title: str, percent: bool, row: str = "d
         alt.Chart(data)
         .mark_point(filled=True, size=80, opacity=1)
         .encode(
-            x=alt.X("difference:Q", title=title, axis=alt.Axis(format=axis_form, tickCount=5)),
+            x=alt.X("difference:Q", title=title, axis=alt.Axis(format=axis_form, tickCount=5, labelExpr=_SIGNED)),
             y=y,
             color=alt.Color(
                 "verdict:N", title=None, scale=alt.Scale(domain=verdicts, range=[NEUTRAL, BETTER, WORSE]), legend=None
@@ -174,7 +176,7 @@ def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.L
     data["size"] = data["outcome"].isin(OUTCOMES[1:3]).map({True: 85, False: 26})
     points = (
         alt.Chart(data)
-        .mark_point(filled=True, opacity=0.65)
+        .mark_point(filled=True, opacity=0.8)
         .encode(
             x=x,
             y=y,
@@ -188,6 +190,7 @@ def confidence_scatter(frame: pd.DataFrame, *, first: str, second: str) -> alt.L
                 "outcome:N",
                 title=None,
                 scale=alt.Scale(domain=domain, range=["circle", "triangle-up", "triangle-down", "square"]),
+                legend=key_legend(2),
             ),
             size=alt.Size("size:Q", scale=None),
             tooltip=[

@@ -16,7 +16,7 @@ from app.components import states
 from app.components.figure import figure
 from app.components.format import number
 from app.components.link import Link, go
-from app.components.text import plain
+from app.components.text import counted, plain
 from app.components.token_picker import Token, token_picker
 from app.components.tokens import visible
 
@@ -147,7 +147,7 @@ def _strip(shown: Inspected) -> None:
     st.caption(
         plain(
             f"Mean over layers, {low:.3g} to {high:.3g} {one.unit}; stronger colour = "
-            f"{'smaller' if one.small else 'larger'}. {len(tokens) - made} prompt tokens"
+            f"{'smaller' if one.small else 'larger'}. {counted(len(tokens) - made, 'prompt token')}"
             + (f", {made} generated (dotted)" if made else "")
             + ". Click a token, or use the arrow keys."
         )
@@ -200,7 +200,7 @@ def _heatmap(shown: Inspected) -> None:
         ),
         shown.rows[columns],
         key="inspect.heatmap",
-        note=f"{len(shown.tokens):,} tokens × {drawn['layer'].nunique()} layers with a value. "
+        note=f"{counted(len(shown.tokens), 'token')} × {drawn['layer'].nunique()} layers with a value. "
         "Click a cell to choose its token and layer.",
         alt_text=f"Heatmap of {one.title} per token and layer",
         card=shown.card("routing"),

@@ -13,7 +13,7 @@ from app.components.figure import figure, heading
 from app.components.link import go
 from app.components.page import Page
 from app.components.stepper import stepper
-from app.components.text import plain
+from app.components.text import counted, plain
 from app.components.tokens import token_strip, visible
 
 WEIGHTINGS = {"share": "tokens", "gate_share": "gate weight"}
@@ -52,7 +52,7 @@ def read_note(page: Page, run_id: str, dataset: str, layer: int) -> str:
     stats = page.data("layer_stats", run_ids=(run_id,), dataset=dataset)
     n = int(stats.loc[stats["layer"] == layer, "n"].sum())
     limit = page.settings.max_drill
-    return f"{n:,} tokens" if n <= limit else f"the first {limit:,} of {n:,} tokens, in stored order"
+    return counted(n, "token") if n <= limit else f"the first {limit:,} of {n:,} tokens, in stored order"
 
 
 def example_options(page: Page, run_id: str, dataset: str) -> list[str]:
@@ -101,7 +101,7 @@ def draw_tokens(page: Page, run_id: str, dataset: str, layer: int, by: str) -> N
         )
         heading(
             f"Tokens of layer {layer}, least sure first",
-            f"By {words}, mean over {read} of {dataset}; vocabulary entries read at least {least} times.",
+            f"By {words}, mean over {read} of {dataset}; vocabulary entries read at least {counted(least, 'time')}.",
             key="tokens",
             card=card,
             table=tokens,

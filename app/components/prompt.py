@@ -14,7 +14,7 @@ from app.charts.compare import token_heatmap
 from app.components.figure import figure
 from app.components.link import go
 from app.components.page import Page
-from app.components.text import plain
+from app.components.text import counted, plain
 from app.components.tokens import token_strip, visible
 
 
@@ -65,7 +65,7 @@ def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str,
         ),
         rows[["position", "token", "layer", "expert_index_a", "expert_index_b", "changed"]],
         key="tokens",
-        note=f"{len(tokens):,} tokens × {len(layers)} layers; 0 = both runs chose the same {top_k} experts. "
+        note=f"{counted(len(tokens), 'token')} × {len(layers)} layers; 0 = both runs chose the same {top_k} experts. "
         "Click a cell for its experts.",
         alt_text="Heatmap of changed experts per token and layer",
         card=card,

@@ -13,7 +13,7 @@ from app import runs as run_names
 from app.components.asking import layers_of
 from app.components.format import missing
 from app.components.jobs import duration
-from app.components.text import plain, prose, sentence
+from app.components.text import counted, plain, prose, sentence
 from app.data import Data, open_data
 from pipelines import jobs, live, web
 from pipelines.errors import PipelineError
@@ -160,7 +160,7 @@ def scale_of(spec: Spec, data: Data | None) -> str:
     last = done.sort_values("ended_at").iloc[-1]
     stored = data.stored_bytes((str(last["run_id"]),), tuple(schema.TABLES))
     took = duration((last["ended_at"] - last["started_at"]).total_seconds())
-    traced = "" if missing(last["n_tokens"]) else f" for {int(last['n_tokens']):,} traced tokens"
+    traced = "" if missing(last["n_tokens"]) else f" for {counted(int(last['n_tokens']), 'traced token')}"
     return (
         f"{asked}. For scale: the newest finished run of {spec.model} ({run_names.describe(last)}) took {took}{traced} "
         f"and {stored / 1e6:,.1f} MB."

@@ -14,6 +14,7 @@ from app.components.format import number
 from app.components.link import go
 from app.components.measured import Measured, measured_on, source_note
 from app.components.page import Page
+from app.components.text import counted
 
 MEASURES = {"jaccard": "Jaccard", "instability": "1 − Jaccard above chance"}
 COSTS = {"accuracy": "accuracy lost when routing is random", "nll": "NLL gained when routing is random (nats)"}
@@ -44,7 +45,7 @@ def heatmap(page: Page, run_id: str, found: Measured, layers: list[int]) -> Figu
         charts.stability_heatmap(rows, layers, measure=measure, layer=link.index("layer"), gamma=gamma),
         table,
         key="stability",
-        note=f"{MEASURES[measure]} of clean and noisy expert sets, mean over {int(rows['n'].max()):,} tokens; "
+        note=f"{MEASURES[measure]} of clean and noisy expert sets, mean over {counted(int(rows['n'].max()), 'token')}; "
         f"{better}. White dots: susceptible; {len(susceptible)} of {len(at)} layers at γ = {gamma:g} ({listed}). "
         f"Click a layer for its details below.{source_note(page, run_id, source)}",
         alt_text=f"{MEASURES[measure]} per layer and noise level; susceptible at γ = {gamma:g}: {listed}",
@@ -67,8 +68,8 @@ def violins(page: Page, run_id: str, found: Measured, layers: list[int]) -> Figu
         depth.stability_violins(at, layers, chosen=carried(page, run_id), layer=page.link.index("layer")),
         at,
         key="profile",
-        note=f"Susceptible layers: {listed}. Violins: {int(at['n'].max()):,} tokens (drawn from seven quantiles), "
-        "dash: median, point and line: mean with 95 % interval. The rule: mean Jaccard below "
+        note=f"Susceptible layers: {listed}. Violins: {counted(int(at['n'].max()), 'token')} (drawn from seven "
+        "quantiles), dash: median, point and line: mean with 95 % interval. The rule: mean Jaccard below "
         f"{at['threshold'].mean():.3f} (chance level {at['chance'].mean():.3f}). "
         f"Pink triangles: layers that carry a Bayesian router in this run.{source_note(page, run_id, source)}",
         alt_text=f"Spread of Jaccard per layer at noise level {gamma:g} with the susceptibility threshold",

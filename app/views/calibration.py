@@ -19,6 +19,7 @@ from app.charts.calibration import (
     risk_coverage_points,
 )
 from app.components import states
+from app.components.choices import choice_row
 from app.components.figure import Tile, figure, heading
 from app.components.format import interval, is_percent, missing, number
 from app.components.later import later
@@ -221,7 +222,7 @@ def draw_paired(page: Page, run_ids: list[str], datasets: list[str]) -> None:
             tiles.append(Tile(f"{TITLES.get(metric, metric)}, {better} is better", chart, width=300))
     clear = rows[rows["verdict"] != "no clear difference"]
     said = "; ".join(
-        f"{row['metric']} of {row['run']}: {row['verdict'].removeprefix('second run ')}"
+        f"{TITLES.get(row['metric'], row['metric'])} of {row['run']}: {row['verdict'].removeprefix('second run ')}"
         for row in run_names.records(clear)
     )
     figure(
@@ -259,8 +260,9 @@ def render() -> None:
     calibration = str(link.pick("calibration", list(CALIBRATIONS), "both"))
     scheme = str(link.pick("scheme", list(SCHEMES), "equal-width"))
     link.commit()
-    link.select_many("runs", "Runs", options, show=page.label, limit=page.settings.max_runs)
-    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+    with choice_row():
+        with st.container(width=640):
+            link.select_many("runs", "Runs", options, show=page.label, limit=page.settings.max_runs)
         with st.container(width=380):
             link.select_many(
                 "datasets", "Data sets", available, show=lambda name: f"{name} ({ROLE_LABELS[roles[name]]})"

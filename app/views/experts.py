@@ -17,7 +17,7 @@ from app.components.later import later
 from app.components.link import go
 from app.components.page import Page, open_page
 from app.components.stepper import stepper
-from app.components.text import plain
+from app.components.text import counted, plain
 from app.components.tokens import visible
 
 PATH = "views/experts.py"
@@ -41,7 +41,7 @@ def draw_load(page: Page, run_id: str, dataset: str, layers: list[int], rows: pd
         rows,
         key="load",
         note=f"Share of the layer's {depth.WEIGHTINGS[weighting]} on {dataset}, divided by the balanced share 1/E = "
-        f"1/{experts}; {int(rows['n_tokens'].max()):,} tokens. Orange above balance, blue below it; from "
+        f"1/{experts}; {counted(int(rows['n_tokens'].max()), 'token')}. Orange above balance, blue below it; from "
         f"{ratio.min():.2f} to {ratio.max():.2f} times; {unused:,} of {len(rows):,} never used. Click a cell.",
         alt_text="Heatmap of load per layer and expert relative to balance",
         card=page.card([run_id], "Expert load", "expert_load"),
@@ -108,8 +108,8 @@ def draw_expert(page: Page, run_id: str, dataset: str, layer: int, expert: int) 
     texts = [visible(text, int(one)) for text, one in zip(rows["token"], rows["token_id"], strict=True)]
     heading(
         f"Tokens of expert {expert} in layer {layer}",
-        f"The {len(rows)} it serves most often, from {depth.read_note(page, run_id, dataset, layer)}. Specialised = "
-        "share of the token's occurrences, and how many times the expert's share of all tokens that is.",
+        f"The {len(rows)} it serves most often, from {depth.read_note(page, run_id, dataset, layer)}. Share of reads: "
+        "how many of the token's occurrences it serves, and how many times its share of all tokens that is.",
         key="tokens",
         card=page.card([run_id], f"Expert {expert} of layer {layer}", "expert_tokens"),
         table=rows,
@@ -144,9 +144,9 @@ def draw_layer(page: Page, run_id: str, dataset: str, layers: list[int], layer: 
     left, right = st.columns(2, gap="large")
     with left:
         draw_choice(page, run_id, dataset, layer, experts)
-        draw_expert(page, run_id, dataset, layer, expert)
     with right:
         draw_company(page, run_id, dataset, layer, experts)
+    draw_expert(page, run_id, dataset, layer, expert)
 
 
 def choices(page: Page, run_id: str, layers: list[int], datasets: list[str], experts: int) -> None:

@@ -171,6 +171,8 @@ def render() -> None:
     page.banners(chosen)
     if first != second:
         draw_report(page, first, second)
+    elif len(page.runs) == 1:
+        st.info("There is only one run; a report of a comparison needs two.")
     else:
         st.info("Both sides name the same run; choose another one for a report of a comparison.")
     st.markdown("### Tables", anchors=False)

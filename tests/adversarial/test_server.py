@@ -230,8 +230,9 @@ def test_uploads_need_a_session_and_the_agent_interface_is_off(port: int) -> Non
 
 def test_what_must_hold_is_in_the_command_and_wins_over_a_users_settings(port: int) -> None:
     command = streamlit_command(8501)
-    for flag in ("--client.showErrorDetails=none", "--server.enableXsrfProtection=true", "--server.address=127.0.0.1",
-                 "--server.enableAgentApi=false", "--server.maxUploadSize=5"):  # fmt: skip
+    for flag in ("--client.showErrorDetails=none", "--client.showErrorLinks=false", "--server.maxUploadSize=5",
+                 "--server.enableXsrfProtection=true", "--server.address=127.0.0.1",
+                 "--server.enableAgentApi=false"):  # fmt: skip
         assert flag in command
     with socket.socket() as probe:
         others = socket.gethostbyname(socket.gethostname())
