@@ -69,9 +69,10 @@ contract: setup-dev
 adversarial: setup-dev
 	$(BIN)/pytest -n 2 tests/adversarial
 
-# jobs, kill -9, the whole demo: few and heavy, and the tests of a file share what its first one computed
+# jobs, kill -9, the whole demo: few and heavy, and the tests of a file share what its first one computed; the longest
+# files come first, where xdist would start with those of the most tests
 pipelines: setup-dev
-	$(BIN)/pytest -n 2 --dist loadfile tests/pipelines
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/pipelines
 
 browser: setup-dev
 	$(BIN)/pytest -n 2 --dist loadfile tests/e2e

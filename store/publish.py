@@ -172,7 +172,10 @@ def _add_run(
                 f'INSERT INTO "{table.name}" SELECT * FROM previous."{table.name}" WHERE run_id = ?', [run_id]
             )
     else:
-        tables = summaries.run_tables(manifest, paths, lambda name, error: problems.append((run_id, name, str(error))))
+        with engine.connect(threads=1) as reading:
+            tables = summaries.run_tables(
+                reading, manifest, paths, lambda name, error: problems.append((run_id, name, str(error)))
+            )
         for name, rows in tables.items():
             _insert(connection, name, rows)
     connection.execute("INSERT INTO store_fingerprints VALUES (?, ?)", [run_id, fingerprint])

@@ -53,30 +53,33 @@ DERIVED: dict[str, str] = {"layer_stats": _LAYER_STATS, "expert_load": _EXPERT_L
 
 
 def run_tables(
-    manifest: RunManifest, paths: dict[str, list[Path]], refused: Callable[[str, StoreError], None]
+    connection: duckdb.DuckDBPyConnection,
+    manifest: RunManifest,
+    paths: dict[str, list[Path]],
+    refused: Callable[[str, StoreError], None],
 ) -> dict[str, pa.Table]:
     """The run's ``result`` and ``derived`` tables, read from its shards.
 
-    A table whose shards cannot be read is left out and handed to ``refused`` with the sentence that says why.
+    A table whose shards cannot be read is left out and handed to ``refused`` with the sentence that says why. What is
+    damaged may make ``connection`` useless: give one of their own to shards whose hashes were not checked.
     """
     made: dict[str, pa.Table] = {}
-    with engine.connect(threads=1) as connection:
-        for table in schema.tables("result", "derived"):
-            source = "routing" if table.kind == "derived" else table.name
-            if not paths.get(source):
-                continue
-            try:
-                for path in paths[source]:
-                    shards.check_info(path, source, manifest.run_id)
-                if table.kind == "derived":
-                    n_experts = manifest.model.get("n_experts") or 0
-                    made[table.name] = derive(connection, table.name, paths["routing"], n_experts)
-                else:
-                    made[table.name] = _read(connection, table, paths[source])
-            except duckdb.Error as error:
-                refused(table.name, find_damaged(paths[source]) or CorruptShardError(engine.first_line(error)))
-            except StoreError as error:
-                refused(table.name, error)
+    for table in schema.tables("result", "derived"):
+        source = "routing" if table.kind == "derived" else table.name
+        if not paths.get(source):
+            continue
+        try:
+            for path in paths[source]:
+                shards.check_info(path, source, manifest.run_id)
+            if table.kind == "derived":
+                n_experts = manifest.model.get("n_experts") or 0
+                made[table.name] = derive(connection, table.name, paths["routing"], n_experts)
+            else:
+                made[table.name] = _read(connection, table, paths[source])
+        except duckdb.Error as error:
+            refused(table.name, find_damaged(paths[source]) or CorruptShardError(engine.first_line(error)))
+        except StoreError as error:
+            refused(table.name, error)
     return made
 
 

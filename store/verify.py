@@ -49,13 +49,14 @@ def verify(home: layout.Home, run_id: str | None = None, repair: bool = False) -
         manifests = [read_manifest(home, run_id)]
     unreadable: set[str] = set()
     superseded = listed_shards(home)
-    for manifest in manifests:
-        found = list(_check_shards(home, manifest, superseded))
-        if any(problem.kind != "extra-shard" for problem in found):
-            unreadable.add(manifest.run_id)
-        else:
-            found += _check_rows(home, manifest)
-        problems += found
+    with engine.connect() as connection:  # for all runs: making one takes longer than most questions to it
+        for manifest in manifests:
+            found = list(_check_shards(home, manifest, superseded))
+            if any(problem.kind != "extra-shard" for problem in found):
+                unreadable.add(manifest.run_id)
+            else:
+                found += _check_rows(connection, home, manifest)
+            problems += found
     if run_id is None:
         problems += _check_orphans(home)
         problems += _check_leftovers(home, repair)
@@ -135,50 +136,47 @@ LIMIT 1
 """
 
 
-def _check_rows(home: layout.Home, manifest: RunManifest) -> Iterator[Problem]:
+def _check_rows(connection: duckdb.DuckDBPyConnection, home: layout.Home, manifest: RunManifest) -> Iterator[Problem]:
     """What must hold between the rows of one run whose shards are intact."""
     paths = shard_paths(home, manifest)
     run_id = manifest.run_id
-    with engine.connect() as connection:
 
-        def first(sql: str, **parameters: Any) -> tuple[Any, ...] | None:
-            scans = {
-                table.name: engine.rows(table, paths.get(table.name, [])) for table in schema.tables("fact", "result")
-            }
-            return connection.execute(sql.format(**scans), parameters or None).fetchone()
+    def first(sql: str, **parameters: Any) -> tuple[Any, ...] | None:
+        scans = {table.name: engine.rows(table, paths.get(table.name, [])) for table in schema.tables("fact", "result")}
+        return connection.execute(sql.format(**scans), parameters or None).fetchone()
 
-        def problem(kind: str, table: str, sentence: str) -> Problem:
-            return Problem(kind, run_id, f"facts/table={table}/run_id={run_id}", f"run {run_id}: {sentence}")
+    def problem(kind: str, table: str, sentence: str) -> Problem:
+        return Problem(kind, run_id, f"facts/table={table}/run_id={run_id}", f"run {run_id}: {sentence}")
 
-        for table in schema.tables("fact", "result"):
-            if not paths.get(table.name):
-                continue
-            if table.name == "routing" and manifest.sealed:
-                continue  # the check of layers per position, below, finds a second row too
-            key = engine.names(table.key)
-            twice = first(f"SELECT {key} FROM {{{table.name}}} GROUP BY ALL HAVING count(*) > 1 LIMIT 1")
-            if twice:
-                where = ", ".join(f"{name}={value}" for name, value in zip(table.key[1:], twice[1:], strict=True))
-                yield problem("key", table.name, f"table {table.name} has more than one row for {where}")
-        if manifest.sealed and (paths.get("routing") or paths.get("tokens")):
-            layers = sorted(manifest.model.get("moe_layers") or [])
-            gap = first(_LAYERS_PER_POSITION, moe_layers=layers)
-            if gap:
-                sentence = f"token {gap[0]} has routing rows for layers {gap[1]}; the model's MoE layers are {layers}"
-                yield problem("routing-rows", "routing", sentence)
-        if paths.get("routing"):
-            wrong = first(_EXPERTS, n_experts=manifest.model.get("n_experts") or 0)
-            if wrong:
-                sentence = f"token {wrong[0]} has experts, gates or an overlap that do not fit together"
-                yield problem("experts", "routing", sentence)
-        if paths.get("predictions"):
-            off = first(_PROBABILITIES, tolerance=PROBABILITY_TOLERANCE)
-            if off:
-                sentence = (
-                    f"prediction {off[0]} is inconsistent: its probabilities (sum {off[1]:.9g}), answer and confidence "
-                    "do not fit together"
-                )
-                yield problem("predictions", "predictions", sentence)
+    for table in schema.tables("fact", "result"):
+        if not paths.get(table.name):
+            continue
+        if table.name == "routing" and manifest.sealed:
+            continue  # the check of layers per position, below, finds a second row too
+        key = engine.names(table.key)
+        twice = first(f"SELECT {key} FROM {{{table.name}}} GROUP BY ALL HAVING count(*) > 1 LIMIT 1")
+        if twice:
+            where = ", ".join(f"{name}={value}" for name, value in zip(table.key[1:], twice[1:], strict=True))
+            yield problem("key", table.name, f"table {table.name} has more than one row for {where}")
+    if manifest.sealed and (paths.get("routing") or paths.get("tokens")):
+        layers = sorted(manifest.model.get("moe_layers") or [])
+        gap = first(_LAYERS_PER_POSITION, moe_layers=layers)
+        if gap:
+            sentence = f"token {gap[0]} has routing rows for layers {gap[1]}; the model's MoE layers are {layers}"
+            yield problem("routing-rows", "routing", sentence)
+    if paths.get("routing"):
+        wrong = first(_EXPERTS, n_experts=manifest.model.get("n_experts") or 0)
+        if wrong:
+            sentence = f"token {wrong[0]} has experts, gates or an overlap that do not fit together"
+            yield problem("experts", "routing", sentence)
+    if paths.get("predictions"):
+        off = first(_PROBABILITIES, tolerance=PROBABILITY_TOLERANCE)
+        if off:
+            sentence = (
+                f"prediction {off[0]} is inconsistent: its probabilities (sum {off[1]:.9g}), answer and confidence "
+                "do not fit together"
+            )
+            yield problem("predictions", "predictions", sentence)
 
 
 def _check_orphans(home: layout.Home) -> Iterator[Problem]:
@@ -247,7 +245,7 @@ def _check_copies(
     if not manifest.sealed:
         return
     # A table that cannot be read has been reported with its shard, and then differs here.
-    fresh = summaries.run_tables(manifest, shard_paths(home, manifest), lambda name, error: None)
+    fresh = summaries.run_tables(connection, manifest, shard_paths(home, manifest), lambda name, error: None)
     for table in schema.tables("result", "derived"):
         sql = f'SELECT * FROM generation."{table.name}" WHERE run_id = $run_id'
         stored = connection.sql(sql, params={"run_id": run_id}).to_arrow_table()
