@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +87,27 @@ def picture(folder: Path) -> dict[str, str]:
         if path.is_file() and path.relative_to(folder).parts[0] not in ("jobs.sqlite", "logs", "workers")
         if not path.name.startswith("jobs.sqlite") and not path.name.endswith(".lock")
     }
+
+
+def mutations(content: bytes, count: int, seed: int) -> Any:
+    """``count`` damaged copies: bytes flipped, cut, doubled, spliced, and header numbers swapped."""
+    generator = random.Random(seed)
+    for _ in range(count):
+        data = bytearray(content)
+        for _ in range(generator.randint(1, 4)):
+            at = generator.randrange(len(data))
+            match generator.randrange(5):
+                case 0:
+                    data[at] ^= 1 << generator.randrange(8)
+                case 1:
+                    del data[at : at + generator.randint(1, 64)]
+                case 2:
+                    data[at:at] = data[at : at + generator.randint(1, 64)]
+                case 3:
+                    data[at : at + 4] = generator.choice([b"\0" * 4, b"\xff" * 4, b"9999", b"-1,0", b'"":{'])
+                case _:
+                    other = generator.randrange(len(data))
+                    data[at : at + 8] = data[other : other + 8]
+            if not data:
+                break
+        yield bytes(data) or b"\0"

@@ -61,7 +61,7 @@ def test_no_paths_of_one_machine():
 REVIEWED = {
     ("pipelines/yamlfile.py", "yaml.load"),
     ("tests/vmoer/test_models.py", "torch.save"),
-    ("tests/adversarial/test_files.py", "torch.save"),
+    ("tests/adversarial/test_weight_files.py", "torch.save"),
 }
 
 
