@@ -50,3 +50,14 @@ def difference_text(row: pd.Series | None) -> str:
         return "–"
     ends = "" if pd.isna(row["ci_low"]) else f" ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})"
     return f"{row['difference']:+.3f}{ends}"
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Ascending integers with neighbours joined: ``0–3, 7``."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in found)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.thesis.cells import Section, cell, difference_text, interval_text, run_label
+from pipelines.thesis.cells import Section, cell, difference_text, interval_text, run_label, spans
 from pipelines.thesis.results import Results
 from pipelines.thesis.search import PREFIX
 
@@ -247,10 +247,11 @@ def variant_sections(results: Results) -> list[Section]:
                 ]
                 if values[0] is None:
                     continue
-                layers = ", ".join(map(str, run["layers"]))
+                layers = spans(run["layers"])
                 shown = [cell(None if row is None else row["value"]) for row in values]
                 n = str(int(values[0]["n"]))
                 rows.append([run["questions"], part, layers, run["estimator"], *shown, *map(difference_text, pairs), n])
+        rows.sort(key=lambda row: (row[0], row[1] != "main", row[1]))
         header = ("questions", "experiment", "layers", "estimator", "accuracy", "ECE", "NLL", "Δ ECE", "Δ NLL", "n")
         made.append(Section(title, text, header, rows))
     return made

@@ -14,6 +14,7 @@ from pipelines.manifests import commit
 from pipelines.runs import model_slug
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
+from pipelines.thesis.coverage import coverage_section
 from pipelines.thesis.estimate import estimate
 from pipelines.thesis.report import latex, markdown, sections
 from pipelines.thesis.results import Results
@@ -73,7 +74,7 @@ def write_document(name: str, form: str, model: str, settings: Settings, output:
     suite = load_suite(name, settings)
     with open_store(settings.home) as store:
         results = Results(store, f"{name}-{form}", model_slug(model))
-        said = sections(results)
+        said = [*sections(results), coverage_section(results, suite, form, model)]
         texts = {".md": markdown(results, said, title(suite, form, model)), ".tex": latex(said)}
     output.mkdir(parents=True, exist_ok=True)
     written = []

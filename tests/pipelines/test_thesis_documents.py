@@ -8,9 +8,13 @@ import pytest
 
 from pipelines.demo import ARCHIVES
 from pipelines.settings import Settings
+from pipelines.thesis.cells import spans
+from pipelines.thesis.coverage import coverage_section
 from pipelines.thesis.documents import INDEX, RESULTS, index
 from pipelines.thesis.report import VERDICTS
 from pipelines.thesis.reproduce import write_document
+from pipelines.thesis.results import Results
+from pipelines.thesis.suite import load_suite
 from store.archive import MAX_BYTES, read_archives
 from store.reader import open_store
 from store.verify import verify
@@ -46,6 +50,24 @@ def test_the_index_is_made_by_the_code(home: Path) -> None:
     assert text == (RESULTS / INDEX).read_text()
     words = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| ") and "](" in line]
     assert words == sorted(words, key=[*VERDICTS, "found", "not found"].index)
+
+
+def test_a_document_says_what_was_not_run(home: Path) -> None:
+    suite = load_suite("thesis", Settings(home=home))
+    with open_store(home) as store:
+        complete = coverage_section(Results(store, "thesis-full", "worldfacts-moe"), suite, "full", "worldfacts-moe")
+        stopped = coverage_section(Results(store, "thesis-gpu", "smollm2-moe"), suite, "gpu", "smollm2-moe")
+    assert complete.rows == []
+    assert "the 129 runs that the form declares for worldfacts, 129 are here" in complete.text
+    assert stopped.rows[0] == ["main", "sciq 3 of 21, arc-easy 1 of 21, obqa 1 of 21"]
+    assert "Not run at all on worldfacts, medmcqa." in stopped.text
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"), [([], ""), ([3], "3"), ([0, 1, 2, 3, 7], "0–3, 7"), ([1, 3, 4], "1, 3–4"), ([5, 9], "5, 9")]
+)
+def test_layers_are_shown_as_spans(layers: list[int], text: str) -> None:
+    assert spans(layers) == text
 
 
 def test_there_is_a_document_per_archive() -> None:
