@@ -34,14 +34,14 @@ SCORES = (
 #: accuracy of guessing; nearly every question of the suite has four options
 CHANCE = 0.25
 #: experiments on the questions of ``main``, with more rows
-_BESIDE = ("controls", "closed-form")
+_BESIDE = ("controls", "closed-form", "methods")
 _SAME = ("questions", "method", "estimator", "control")
 
 
 def stability_section(results: Results) -> Section:
     """E1: clean and noisy expert sets, paired by question."""
     rows = []
-    for _, run in results.of("main").iterrows():
+    for _, run in (pair for part in ("main", "methods") for pair in _fresh(results, part)):
         mine = results.stability[results.stability["run_id"] == run["run_id"]]
         for _, level in mine.iterrows():
             base = _base_of(results, run)
