@@ -13,6 +13,8 @@ from app.palette import MARK, NEUTRAL
 # One left margin for every chart over layers, so that the layer axes of a page line up below each other.
 LAYER_AXIS_EXTENT = 56
 INTERVAL = "95 % interval"
+#: the labels of an axis of signed differences, where 0 has no sign
+SIGNED = "datum.value === 0 ? '0' : datum.label"
 
 
 class ChartDataError(ValueError):
@@ -50,7 +52,7 @@ def index_axis(*, grid: bool = False) -> alt.Axis:
 
 def left_axis(title: str, *, form: str | None = None, grid: bool = True) -> alt.Axis:
     """A vertical axis of fixed width (see :data:`LAYER_AXIS_EXTENT`)."""
-    options = {"format": form} if form else {}
+    options = ({"format": form} if form else {}) | ({"labelExpr": SIGNED} if form and form.startswith("+") else {})
     return alt.Axis(title=title, minExtent=LAYER_AXIS_EXTENT, maxExtent=LAYER_AXIS_EXTENT, grid=grid, **options)
 
 

@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from app.charts.base import (
+    SIGNED,
     index_axis,
     key_legend,
     layer_axis,
@@ -25,8 +26,6 @@ from app.palette import BETTER, CALM, MARK, NEUTRAL, WORSE
 
 OUTCOMES = ("both right", "wrong → right", "right → wrong", "both wrong")
 OUTCOME_COLOURS = [CALM, BETTER, WORSE, NEUTRAL]
-#: the label of a tick on an axis of signed differences: none at 0 has a sign
-_SIGNED = "datum.value === 0 ? '0' : datum.label"
 
 
 def overlap_by_layer(
@@ -136,7 +135,7 @@ def differences(frame: pd.DataFrame, *, title: str, percent: bool, row: str = "d
         alt.Chart(data)
         .mark_point(filled=True, size=80, opacity=1)
         .encode(
-            x=alt.X("difference:Q", title=title, axis=alt.Axis(format=axis_form, tickCount=5, labelExpr=_SIGNED)),
+            x=alt.X("difference:Q", title=title, axis=alt.Axis(format=axis_form, tickCount=5, labelExpr=SIGNED)),
             y=y,
             color=alt.Color(
                 "verdict:N", title=None, scale=alt.Scale(domain=verdicts, range=[NEUTRAL, BETTER, WORSE]), legend=None

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from app.charts.base import (
+    SIGNED,
     chosen_marks,
     key_legend,
     layer_axis,
@@ -219,7 +220,7 @@ def quadrant(frame: pd.DataFrame, *, title: str, percent: bool, layer: int | Non
     widest = max(float(data["instability"].max()), float(data["line"].max()))
     scale = alt.Scale(domain=[0, 1.12 * widest], nice=False)
     x = alt.X("instability:Q", title="instability (0 = same experts, 1 = as two random sets)", scale=scale)
-    y = alt.Y("cost:Q", title=title, axis=alt.Axis(format="+.0%" if percent else "+.2f"))
+    y = alt.Y("cost:Q", title=title, axis=alt.Axis(format="+.0%" if percent else "+.2f", labelExpr=SIGNED))
     shapes = alt.Scale(domain=list(QUADRANTS), range=["circle", "triangle-up", "circle", "diamond"])
     interval = (
         alt.Chart(data)

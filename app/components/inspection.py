@@ -13,6 +13,7 @@ from app import runs as run_names
 from app.charts import inspect as charts
 from app.charts.compare import token_heatmap
 from app.components import states
+from app.components.choices import choice_row
 from app.components.figure import figure
 from app.components.format import number
 from app.components.link import Link, go
@@ -100,7 +101,7 @@ def draw(shown: Inspected) -> None:
 
 def _choices(shown: Inspected) -> None:
     link = shown.link
-    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+    with choice_row():
         if len(shown.summary["prompts"]) > 1:
             texts = [prompt["text"] for prompt in shown.summary["prompts"]]
             with st.container(width=420):

@@ -10,7 +10,7 @@ from app import runs as run_names
 from app.charts import layers as charts
 from app.charts import stability as depth
 from app.components.figure import Figure
-from app.components.format import number
+from app.components.format import interval, number
 from app.components.link import go
 from app.components.measured import Measured, measured_on, source_note
 from app.components.page import Page
@@ -40,6 +40,7 @@ def heatmap(page: Page, run_id: str, found: Measured, layers: list[int]) -> Figu
     listed = ", ".join(map(str, susceptible)) or "none"
     table = rows.assign(instability=depth.instability(rows["jaccard"], rows["chance"]))
     better = "higher = more stable" if measure == "jaccard" else "lower = more stable"
+    least = at.sort_values("jaccard").iloc[0]
     return Figure(
         "Stability of routing under noise",
         charts.stability_heatmap(rows, layers, measure=measure, layer=link.index("layer"), gamma=gamma),
@@ -47,6 +48,7 @@ def heatmap(page: Page, run_id: str, found: Measured, layers: list[int]) -> Figu
         key="stability",
         note=f"{MEASURES[measure]} of clean and noisy expert sets, mean over {counted(int(rows['n'].max()), 'token')}; "
         f"{better}. White dots: susceptible; {len(susceptible)} of {len(at)} layers at γ = {gamma:g} ({listed}). "
+        f"Least stable there: layer {int(least['layer'])} (Jaccard {number(least['jaccard'])}). "
         f"Click a layer for its details below.{source_note(page, run_id, source)}",
         alt_text=f"{MEASURES[measure]} per layer and noise level; susceptible at γ = {gamma:g}: {listed}",
         card=page.card([source], "Stability of routing", f"layer_susceptibility, mode {link.text('mode')}"),
@@ -162,12 +164,15 @@ def quadrant(page: Page, run_id: str, found: Measured, layers: list[int]) -> Fig
         return None
     urgent = sorted(rows.loc[rows["quadrant"] == depth.QUADRANTS[1], "layer"].astype(int))
     said = ", ".join(map(str, urgent)) or "none"
+    least = rows.sort_values("instability").iloc[-1]
+    cost = interval(least["cost"], least["cost_low"], least["cost_high"], percent=quantity == "accuracy", signed=True)
     return Figure(
         f"Unstable, and it matters: {len(urgent)} of {len(rows)} layers",
         depth.quadrant(rows, title=COSTS[quantity], percent=quantity == "accuracy", layer=page.link.index("layer")),
         rows,
         key="quadrant",
-        note=f"Layers in the upper right: {said}. Right of the line: susceptible at γ = {gamma:g}. A layer matters "
+        note=f"Layers in the upper right: {said}. Least stable: layer {int(least['layer'])}, {least['quadrant']}; "
+        f"random routing there costs {cost}. Right of the line: susceptible at γ = {gamma:g}. A layer matters "
         f"where the 95 % interval of its cost lies above 0 ({int(rows['draws'].min())} random draws). These layers are "
         "where a Bayesian router can help; numbers beside the points are layers.",
         alt_text=f"Instability against leverage per layer; unstable and it matters: {said}",

@@ -197,6 +197,14 @@ def test_the_file_of_a_page_holds_every_figure_also_of_views_that_are_not_open(
     assert [card["runs"][0]["run_id"] for card in cards["figures"]][-1] == FCVR
 
 
+@pytest.mark.parametrize("view", ["noise", "quadrant"])
+def test_the_least_stable_layer_is_named_where_the_page_opens_on_it(
+    view: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_page(monkeypatch, home, "layers", {"run": FCVR, "view": view})
+    assert f"layer {app.query_params['layer']}" in said(app).partition("Least stable")[2][:20]
+
+
 def test_a_run_without_a_trace_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_store(tmp_path, runs=("deterministic",), layers=3, experts=4, top_k=2, examples=6, publish_now=False)
     for table in ("routing", "tokens", "examples"):
