@@ -113,7 +113,7 @@ def test_every_module_loads_on_its_own():
     script = f"""
 import importlib, os, sys, warnings, logging
 logging.disable(logging.CRITICAL)
-import duckdb, numpy, pandas, pyarrow.parquet, sklearn.metrics, torch, streamlit, altair, dbos, pydantic.main, typer
+import duckdb, numpy, pandas, pyarrow.parquet, sklearn.metrics, torch, streamlit, altair, dbos, pydantic.types, typer
 import safetensors.torch, sqlite3, structlog, vl_convert
 from transformers import GraniteMoeSharedForCausalLM
 failed = []

@@ -45,11 +45,22 @@ os.replace = replace
 """
 
 
-def start(home: Path, spec_file: Path, **own: str) -> subprocess.Popen[bytes]:
+@pytest.fixture
+def start(tmp_path: Path, spec_file: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a driver that computes in ``ray`` of the test's folder; none outlives the test."""
     command = [sys.executable, "-m", "pipelines", "run", str(spec_file), "--device", "cpu", "--engine", "ray", "--json"]
-    own = {**environment(home), "VMOER_ACTORS": "2", **own}
-    with (home.parent / "output").open("wb") as output:
-        return subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.DEVNULL)
+    drivers = []
+
+    def begin(**own: str) -> subprocess.Popen[bytes]:
+        own = {**environment(tmp_path / "ray"), "VMOER_ACTORS": "2", **own}
+        with (tmp_path / "output").open("wb") as output:
+            drivers.append(subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.DEVNULL))
+        return drivers[-1]
+
+    yield begin
+    for driver in drivers:
+        driver.kill()
+        driver.wait()
 
 
 def full_disk(folder: Path) -> dict[str, str]:
@@ -90,10 +101,10 @@ def gone(pid: int) -> bool:
 @needs_ray
 @pytest.mark.slow
 def test_tables_equal_those_of_the_local_engine_though_driver_and_actor_are_killed_and_the_disk_is_full(
-    tmp_path: Path, spec_file: Path, undisturbed: Path
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], undisturbed: Path
 ) -> None:
     home = tmp_path / "ray"
-    driver = start(home, spec_file)
+    driver = start()
     first = wait_for_batch(home, driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -103,7 +114,7 @@ def test_tables_equal_those_of_the_local_engine_though_driver_and_actor_are_kill
         time.sleep(0.1)
     assert len(events(home, "batch")) < 26
 
-    driver = start(home, spec_file, **full_disk(tmp_path))
+    driver = start(**full_disk(tmp_path))
     wait_for(lambda: len(events(home, "waiting for room")) > 0, driver)
     (tmp_path / "full").unlink()
     done = len(events(home, "batch"))
