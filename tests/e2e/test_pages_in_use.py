@@ -81,6 +81,7 @@ def test_the_rest_of_a_page_follows_its_first_chart_and_a_choice_in_it_counts_fo
             page.get_by_role("button", name="Next layer").click()
             page.get_by_role("heading", name=f"Layer {layer}, expert").wait_for()
             page.wait_for_function(f"location.search.includes('layer={layer}')")
+            settle(page)  # a click during a run would meet the button of the run before
         page.get_by_role("heading", name="Experts of layer 5").wait_for()
         page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] .marks').length === 4")
 
