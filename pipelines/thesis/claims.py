@@ -71,6 +71,26 @@ def verdict(change: Change, size: float) -> Word:
     return "inverted" if high < 0 else "not reproduced"
 
 
+@dataclass(frozen=True)
+class Matched:
+    """A score's AUROC and the baseline's on ``n`` questions of equal prompt length, half of them per set."""
+
+    value: float
+    before: float
+    n: int
+
+
+def confirmed(word: Word, matched: Matched | None) -> Word:
+    """An OoD verdict after the control for length: *reproduced* only if the score is ahead on equally long prompts too.
+
+    A longer prompt moves every routing signal, and question sets differ in length: a ranking that length gives alone
+    says nothing about routing. Where too few prompts are equally long to tell, nothing is reproduced either.
+    """
+    if word == "reproduced" and (matched is None or matched.value <= matched.before):
+        return "not reproduced"
+    return word
+
+
 def flops_verdict(share: float) -> Word:
     """A count has no interval: reproduced when the extra share is below the claimed bound."""
     return "reproduced" if share < FLOPS.size else "not reproduced"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipelines.stages.ood import MATCHED
 from pipelines.thesis.cells import Section, cell, difference_text, interval_text, run_label, spans
 from pipelines.thesis.results import Results
 from pipelines.thesis.search import PREFIX
@@ -147,7 +148,7 @@ def ood_section(results: Results) -> Section:
                         found = results.value(run["run_id"], dataset, "auroc", score)
                         if found is None:
                             continue
-                        matched = results.value(run["run_id"], dataset, "auroc", f"{score} (length-matched)")
+                        matched = results.value(run["run_id"], dataset, "auroc", score + MATCHED)
                         note = "" if found["note"] is None or pd.isna(found["note"]) else str(found["note"])
                         rows.append(
                             [

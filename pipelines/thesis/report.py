@@ -144,6 +144,7 @@ def _verdicts(findings: list[Finding]) -> Section:
             percent_text(one.change.low, one.change.high),
             f"{100 * one.claim.size:+.0f} %",
             str(one.change.n),
+            _matched_text(one),
             one.word,
         ]
         for one in findings
@@ -158,6 +159,18 @@ def _verdicts(findings: list[Finding]) -> Section:
         "95 % interval",
         "claimed",
         "n",
+        "equally long prompts",
         "verdict",
     )
-    return Section("Every comparison", "`n` counts paired questions (for OoD: both sets).", header, rows)
+    text = (
+        "`n` counts paired questions (for OoD: both sets). `equally long prompts` is the control for length: the AUROC "
+        "of `fcvr` against the baseline's on prompts matched by length. An OoD claim is *reproduced* only if `fcvr` is "
+        "ahead there too, so not where too few prompts are equally long."
+    )
+    return Section("Every comparison", text, header, rows)
+
+
+def _matched_text(one: Finding) -> str:
+    if one.matched is None:
+        return "too few" if one.claim.metric == "auroc" else "–"
+    return f"{one.matched.value:.3f} against {one.matched.before:.3f} (n {one.matched.n})"

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipelines.thesis.claims import CLAIMS, FLOPS, Change, Claim, Word, flops_verdict, relative_change, verdict
+from pipelines.stages.ood import MATCHED
+from pipelines.thesis.claims import (
+    CLAIMS,
+    FLOPS,
+    Change,
+    Claim,
+    Matched,
+    Word,
+    confirmed,
+    flops_verdict,
+    relative_change,
+    verdict,
+)
 from store import queries
 from store.reader import Store
 from vmoer.metrics import chance_ece
@@ -25,6 +37,7 @@ class Finding:
     before: float
     change: Change
     word: Word
+    matched: Matched | None = None
 
 
 class _Lookup:
@@ -147,10 +160,22 @@ class Results:
                 change = relative_change(float(row["difference"]), *interval, before, int(row["n"]))
                 if change is not None:
                     value = before + float(row["difference"])
-                    word = verdict(change, claim.size)
+                    word, matched = verdict(change, claim.size), None
+                    if claim.metric == "auroc":
+                        matched = self._matched(claim, ours["run_id"], baseline["run_id"], dataset)
+                        word = confirmed(word, matched)
                     name = base_name(baseline)
-                    found.append(Finding(claim, questions, dataset, name, value, before, change, word))
+                    found.append(Finding(claim, questions, dataset, name, value, before, change, word, matched))
         return found
+
+    def _matched(self, claim: Claim, ours: str, baseline: str, dataset: str) -> Matched | None:
+        """The claim's two scores on equally long prompts; ``None`` where there were too few."""
+        first, _, second = claim.score.partition(" vs ")
+        value = self.value(ours, dataset, claim.metric, first + MATCHED)
+        before = self.value(baseline, dataset, claim.metric, second + MATCHED)
+        if value is None or before is None:
+            return None
+        return Matched(float(value["value"]), float(before["value"]), int(value["n"]))
 
     def _before(self, claim: Claim, run_id: str, dataset: str) -> float | None:
         if claim.metric == "jaccard":

@@ -9,7 +9,17 @@ import pytest
 
 from pipelines.errors import SpecError
 from pipelines.settings import Settings
-from pipelines.thesis.claims import CLAIMS, Change, flops_verdict, overall, relative_change, verdict
+from pipelines.thesis.claims import (
+    CLAIMS,
+    Change,
+    Matched,
+    Word,
+    confirmed,
+    flops_verdict,
+    overall,
+    relative_change,
+    verdict,
+)
 from pipelines.thesis.results import Results
 from pipelines.thesis.search import Duel, holds, outcome
 from pipelines.thesis.suite import load_suite, plan, present_sets
@@ -33,6 +43,21 @@ from pipelines.thesis.suite import load_suite, plan, present_sets
 def test_verdict_follows_the_interval(low: float | None, high: float | None, size: float, word: str) -> None:
     middle = 0.0 if low is None or high is None else (low + high) / 2
     assert verdict(Change(middle, low, high, 100), size) == word
+
+
+@pytest.mark.parametrize(
+    ("word", "matched", "after"),
+    [
+        ("reproduced", Matched(0.8, 0.7, 100), "reproduced"),
+        ("reproduced", Matched(0.579, 0.672, 114), "not reproduced"),
+        ("reproduced", Matched(0.7, 0.7, 100), "not reproduced"),
+        ("reproduced", None, "not reproduced"),
+        ("inverted", Matched(0.8, 0.7, 100), "inverted"),
+        ("not reproduced", Matched(0.8, 0.7, 100), "not reproduced"),
+    ],
+)
+def test_what_length_alone_may_explain_is_not_reproduced(word: Word, matched: Matched | None, after: str) -> None:
+    assert confirmed(word, matched) == after
 
 
 def test_change_is_relative_to_a_positive_baseline() -> None:
@@ -80,12 +105,17 @@ class FakeStore:
                 ]
             )
         if "FROM metrics" in sql:
-            values = [("test", "ece", "", 0.25), ("far", "auroc", "answer_entropy", 0.6)]
+            values = [
+                ("deterministic", "test", "ece", "", 0.25),
+                ("deterministic", "far", "auroc", "answer_entropy", 0.6),
+                ("deterministic", "far", "auroc", "answer_entropy (length-matched)", 0.6),
+                ("fcvr", "far", "auroc", "logit_variance (length-matched)", 0.65),
+            ]
             return pd.DataFrame(
                 [
-                    {"run_id": "deterministic", "dataset": where, "metric": metric, "score": score, "value": value}
-                    | {"position_rule": "answer"}
-                    for where, metric, score, value in values
+                    {"run_id": run, "dataset": where, "metric": metric, "score": score, "value": value}
+                    | {"position_rule": "answer", "n": 100}
+                    for run, where, metric, score, value in values
                 ]
             )
         if "stability_examples" in sql:
