@@ -19,7 +19,8 @@ class _Once:
         command: Any = self
         given = Counter(command.make_parser(context).parse_args(args=list(args))[2])
         for parameter, times in given.items():
-            if times > 1 and not parameter.multiple and not parameter.is_eager:
+            plain = getattr(parameter, "is_flag", False) and not parameter.secondary_opts  # means the same each time
+            if times > 1 and not (parameter.multiple or parameter.is_eager or plain):
                 option = next(name for name in parameter.opts if name.startswith("--"))
                 context.fail(f"{option} can be given once, not {times} times")
         return super().parse_args(context, args)  # type: ignore[misc]

@@ -64,12 +64,13 @@ def test_an_option_given_again_adds_up_or_is_refused(capsys: pytest.CaptureFixtu
             words = [option.opts[0], *([] if option.is_flag else ["x"])]
             if option.multiple:
                 adding.add((name, option.name))
-            elif option.name != "help":
+            elif not option.is_flag or option.secondary_opts:
                 assert run([*name.split()[1:], *words, *words]) == 2
                 assert f"{option.opts[0]} can be given once, not 2 times" in capsys.readouterr().err
     assert adding == {("vmoer reproduce", "sets"), ("vmoer reproduce", "only")}
     assert run(["serve", "--worker", "--no-worker"]) == 2
     assert "--worker can be given once" in capsys.readouterr().err
+    assert run(["runs", "--json", "--json", "--help"]) == 0, "a flag means the same each time"
     assert names(["a, b", "c,"]) == ["a", "b", "c"]
 
 
