@@ -66,7 +66,9 @@ def stability_section(results: Results) -> Section:
         "E1 Stability",
         "Mean Jaccard index of clean and noisy top-k sets over the tokens of the questions and the layers that carry "
         "variational routers. Noise: σ = γ × the RMS norm of each layer's own router input; `router` re-runs that "
-        "router alone, `propagated` disturbs all of them in one pass.",
+        "router alone, `propagated` disturbs all of them in one pass. Both sets meet the same routing draw: where it "
+        "outweighs the logits (`temperature`, `vtsr`), they agree whatever the input does, and a value near 1 is no "
+        "robustness.",
         ("questions", "run", "mode", "γ", "Jaccard", "minus pretrained routers", "n"),
         rows,
     )
