@@ -246,7 +246,7 @@ def variant_sections(results: Results) -> list[Section]:
                 values = [results.value(run["run_id"], inside, metric) for metric in ("accuracy", "ece", "nll")]
                 pairs = [
                     None if base is None else results.difference(run["run_id"], base, inside, metric)
-                    for metric in ("ece", "nll")
+                    for metric in ("ece", "nll", "nll_ts")
                 ]
                 if values[0] is None:
                     continue
@@ -255,7 +255,19 @@ def variant_sections(results: Results) -> list[Section]:
                 n = str(int(values[0]["n"]))
                 rows.append([run["questions"], part, layers, run["estimator"], *shown, *map(difference_text, pairs), n])
         rows.sort(key=lambda row: (row[0], row[1] != "main", row[1]))
-        header = ("questions", "experiment", "layers", "estimator", "accuracy", "ECE", "NLL", "Δ ECE", "Δ NLL", "n")
+        header = (
+            "questions",
+            "experiment",
+            "layers",
+            "estimator",
+            "accuracy",
+            "ECE",
+            "NLL",
+            "Δ ECE",
+            "Δ NLL",
+            "Δ NLL, scaled",
+            "n",
+        )
         made.append(Section(title, text, header, rows))
     return made
 
