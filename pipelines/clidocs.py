@@ -107,7 +107,7 @@ _MEANING = {
     "Adapter.rank": "of the low-rank factors on q, k and v",
     "Adapter.alpha": "the product is scaled by alpha ÷ rank",
     "Noise.gammas": "noise levels: σ = γ × RMS norm of the router's input",
-    "Noise.modes": "router, propagated",
+    "Noise.modes": "router, propagated, redrawn (router, with another routing draw in the disturbed pass)",
     "Noise.limit": "in-distribution questions",
     "Leverage.draws": "independent random routings per layer",
     "Leverage.limit": "in-distribution questions",

@@ -193,16 +193,16 @@ class Adapter(_Part):
 class Noise(_Part):
     """The susceptibility stage: noise levels γ, how noise spreads, and on how many ID questions."""
 
-    gammas: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1, max_length=32)] = [
+    gammas: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=1, max_length=32)] = [
         0.001,
         0.01,
         0.02,
         0.05,
         0.1,
     ]
-    modes: Annotated[list[Literal["router", "propagated"]], Field(min_length=1), BeforeValidator(_distinct)] = [
-        "router"
-    ]
+    modes: Annotated[
+        list[Literal["router", "propagated", "redrawn"]], Field(min_length=1), BeforeValidator(_distinct)
+    ] = ["router"]
     limit: Annotated[int, Field(ge=1, le=1_000_000)] = 64
 
 

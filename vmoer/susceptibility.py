@@ -3,14 +3,17 @@
 Noise is Gaussian with σ per coordinate = γ × RMS over real tokens of the L2 norm of *that layer's own* router input
 (not of the embeddings). ``router`` mode re-runs only the router at hand; ``propagated`` mode perturbs the inputs of all
 routers in one pass, so that changed decisions also move the layers above. A Bayesian router keeps its own random
-numbers (common random numbers): only the input noise differs between the two sets.
+numbers (common random numbers): only the input noise differs between the two sets. ``redrawn`` mode is ``router`` mode
+with another routing draw in the disturbed pass: with γ = 0 it tells how far two draws agree on the same input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -25,10 +28,11 @@ from vmoer.noise import TokenNoise, mix, mix_int
 from vmoer.tap import Frame, Tap, tap_of
 
 GAMMAS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-Mode = Literal["router", "propagated"]
+Mode = Literal["router", "propagated", "redrawn"]
 
-#: separates the probe's noise from the routers' own
+#: separates the probe's noise, and the routers' second draw, from the routers' own
 _STREAM = 1_000_033
+_REDRAWN = 1_000_037
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
 ) -> Stability:
     """Stability of every MoE layer of ``model`` (with whatever routers it carries) on tokenised ``batches``."""
-    if mode not in ("router", "propagated"):
-        raise VmoerError(f"Unknown stability mode {mode!r}; use 'router' or 'propagated'.")
+    if mode not in get_args(Mode):
+        raise VmoerError(f"Unknown stability mode {mode!r}; use 'router', 'propagated' or 'redrawn'.")
     if not batches or not gammas or min(gammas) < 0:
         raise VmoerError("Stability needs at least one batch and noise levels of 0 or more.")
     tap = tap_of(model)
@@ -68,7 +72,7 @@ def measure(
     per_batch, examples, rows = [], [], 0
     with evaluation(tap.model), torch.inference_mode():
         for done, batch in enumerate(batches, 1):
-            probe = _router_mode if mode == "router" else _propagated_mode
+            probe = _propagated_mode if mode == "propagated" else partial(_router_mode, redrawn=mode == "redrawn")
             per_batch.append(probe(tap, batch, tuple(gammas), scale, seed))
             mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool().cpu()
             row = torch.arange(mask.shape[0])[:, None].expand_as(mask)[mask]
@@ -112,7 +116,12 @@ def jaccard(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _router_mode(
-    tap: Tap, batch: Mapping[str, Tensor], gammas: tuple[float, ...], scale: dict[int, float], seed: int
+    tap: Tap,
+    batch: Mapping[str, Tensor],
+    gammas: tuple[float, ...],
+    scale: dict[int, float],
+    seed: int,
+    redrawn: bool,
 ) -> NDArray[np.float32]:
     found: list[Tensor] = []
 
@@ -122,9 +131,10 @@ def _router_mode(
         hidden = decision.hidden.reshape(-1, site.hidden_size)
         unit = _unit_noise(site, frame, seed)
         rows = []
-        for gamma in gammas:
-            noisy = hidden + (gamma * scale[site.layer] * unit).to(hidden.dtype)
-            rows.append(jaccard(decision.index, tap.reroute(site, noisy, frame).index)[real])
+        with tap.using(stream=_REDRAWN) if redrawn else nullcontext():
+            for gamma in gammas:
+                noisy = hidden + (gamma * scale[site.layer] * unit).to(hidden.dtype)
+                rows.append(jaccard(decision.index, tap.reroute(site, noisy, frame).index)[real])
         found.append(torch.stack(rows).cpu())
 
     with tap.listening(collect):

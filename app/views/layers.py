@@ -23,7 +23,11 @@ from app.components.stepper import stepper
 from app.exports import Section
 
 PATH = "views/layers.py"
-MODES = {"router": "in this router only", "propagated": "through the network"}
+MODES = {
+    "router": "in this router only",
+    "propagated": "through the network",
+    "redrawn": "in this router, another draw",
+}
 QUANTITIES = {"accuracy": "accuracy", "nll": "NLL"}
 
 

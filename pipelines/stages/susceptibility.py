@@ -35,7 +35,7 @@ def applies(run: RunPlan) -> bool:
 def plan(context: Context, run: RunPlan) -> list[Batch]:
     noise = context.spec.noise
     tokens = sum(map(tokens_about, context.in_distribution.questions[: noise.limit]))
-    passes = {"router": 2, "propagated": 2 + len(noise.gammas)}
+    passes = {"router": 2, "redrawn": 2, "propagated": 2 + len(noise.gammas)}
     return [Batch(mode, tokens * passes[mode], {"mode": mode}) for mode in noise.modes]
 
 

@@ -42,7 +42,7 @@ _SAME = ("questions", "method", "estimator", "control")
 def stability_section(results: Results) -> Section:
     """E1: clean and noisy expert sets, paired by question."""
     rows = []
-    for _, run in (pair for part in ("main", "methods") for pair in _fresh(results, part)):
+    for _, run in (pair for part in ("main", "methods", "redraws") for pair in _fresh(results, part)):
         mine = results.stability[results.stability["run_id"] == run["run_id"]]
         for _, level in mine.iterrows():
             base = _base_of(results, run)
@@ -66,9 +66,10 @@ def stability_section(results: Results) -> Section:
         "E1 Stability",
         "Mean Jaccard index of clean and noisy top-k sets over the tokens of the questions and the layers that carry "
         "variational routers. Noise: σ = γ × the RMS norm of each layer's own router input; `router` re-runs that "
-        "router alone, `propagated` disturbs all of them in one pass. Both sets meet the same routing draw: where it "
-        "outweighs the logits (`temperature`, `vtsr`), they agree whatever the input does, and a value near 1 is no "
-        "robustness.",
+        "router alone, `propagated` disturbs all of them in one pass. In these two both sets meet the same routing "
+        "draw: where it outweighs the logits (`temperature`, `vtsr`), they agree whatever the input does, and a value "
+        "near 1 is no robustness. `redrawn` is `router` with another draw in the disturbed pass; at γ = 0 it is how "
+        "far two draws agree on the same input (1 without a posterior), at γ > 0 what a user meets who asks twice.",
         ("questions", "run", "mode", "γ", "Jaccard", "minus pretrained routers", "n"),
         rows,
     )

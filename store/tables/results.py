@@ -108,7 +108,7 @@ RESULTS: tuple[Table, ...] = (
         ("run_id", "mode", "gamma", "layer"),
         columns(
             RUN,
-            ("mode", "VARCHAR", "router (only this router re-run) or propagated"),
+            ("mode", "VARCHAR", "router (only this router re-run), propagated, or redrawn (router with another draw)"),
             ("gamma", "DOUBLE", "noise level: σ per coordinate = γ × RMS norm of the layer's own router input"),
             LAYER,
             ("jaccard", "DOUBLE", "mean Jaccard index of clean and noisy top-k sets"),

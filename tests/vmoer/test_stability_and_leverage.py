@@ -36,6 +36,24 @@ def test_no_noise_is_perfect_stability(model, batches, mode, method):
     assert (found.token_jaccard == 1).all()
 
 
+def test_a_second_draw_moves_the_choice_of_bayesian_routers_only(model, batches):
+    """Without input noise the deterministic sets are the same; two draws at a high temperature agree by chance."""
+    plain = susceptibility.measure(model, batches, gammas=(0.0, 0.05), mode="redrawn")
+    assert (plain.token_jaccard[0] == 1).all()
+    router = susceptibility.measure(model, batches, gammas=(0.05,))
+    assert np.array_equal(plain.token_jaccard[1], router.token_jaccard[0])
+    with bayesianize(model, "temperature", temperature=1000.0, samples=1):
+        drawn = susceptibility.measure(model, batches, gammas=(0.0, 0.05), mode="redrawn").jaccard.mean(1)
+        shared = susceptibility.measure(model, batches, gammas=(0.05,)).jaccard.mean(1)
+    assert drawn == pytest.approx(1 / 28 + 12 / 28 / 3, abs=0.06)
+    assert shared[0] > 0.9
+    with bayesianize(model, "fcvr", samples=2000):
+        many = susceptibility.measure(model, batches, gammas=(0.0,), mode="redrawn").jaccard.mean()
+    with bayesianize(model, "fcvr", samples=2):
+        few = susceptibility.measure(model, batches, gammas=(0.0,), mode="redrawn").jaccard.mean()
+    assert few < many
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_stability_falls_from_one_to_chance(model, batches, mode):
     found = susceptibility.measure(model, batches, gammas=(0.0, 0.003, 0.03, 0.3, 1e4), mode=mode)
