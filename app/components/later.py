@@ -38,22 +38,30 @@ _watcher = st.components.v2.component("vmoer_later", js=_WATCH)
 def later(page: str, content: Callable[[], None]) -> None:
     """Draw ``content`` after the first chart of ``page`` when it is opened, at once whenever it is drawn again.
 
-    To be called once on a page, after something with a chart. A choice made inside draws the whole page again.
+    To be called once on a page, after something with a chart. Asked for late, it is a part that runs alone, where a
+    choice costs a run of the part before that of the page; drawn with its page it is none, so a choice is one run.
     """
 
     def due() -> None:
         st.session_state[_DRAWN] = page
 
-    def part() -> None:
-        if changed():
-            st.rerun()
-        if st.session_state.get(_DRAWN) != page:
-            with st.container(key="later"):
-                _watcher(key="later.watch", on_due_change=due)
-            return
+    def drawn() -> None:
         try:
             content()
         except StoreError as error:
             states.broken(str(error))
 
-    alone(part)
+    def part() -> None:
+        if changed():
+            st.rerun()
+        if st.session_state.get(_DRAWN) == page:
+            drawn()
+            return
+        with st.container(key="later"):
+            _watcher(key="later.watch", on_due_change=due)
+
+    if st.session_state.get(_DRAWN) == page:
+        with st.container():  # as a part that runs alone has one: each element keeps its place in the page
+            drawn()
+    else:
+        alone(part)

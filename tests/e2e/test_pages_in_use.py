@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import duckdb
 import pandas as pd
 import pytest
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from store import queries
 from store.publish import publish
@@ -33,6 +34,22 @@ def downloaded(page: Page, key: str, name: str) -> Path:
     with page.expect_download() as started:
         page.get_by_role("button", name=name, exact=True).click()
     return Path(started.value.path())
+
+
+def started_runs(page: Page) -> list[str]:
+    """The page of every script run that starts from now on, filled as they do; the page is loaded anew."""
+    found: list[str] = []
+
+    def received(payload: str | bytes) -> None:
+        message = ForwardMsg.FromString(payload)
+        if message.WhichOneof("type") == "new_session":
+            found.append(message.new_session.page_script_hash)
+
+    page.on("websocket", lambda socket: socket.on("framereceived", received))
+    page.reload()
+    settle(page)
+    found.clear()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +94,7 @@ def test_the_rest_of_a_page_follows_its_first_chart_and_a_choice_in_it_counts_fo
     with opened(browser, f"{address}/experts?run={FCVR}&layer=2") as (page, _):
         page.get_by_role("heading", name="Layer 2, expert").wait_for()  # far below the window's edge
         assert page.locator(".st-key-later").count() == 0
+        runs = started_runs(page)
         for layer in (3, 4, 5):
             page.get_by_role("button", name="Next layer").click()
             page.get_by_role("heading", name=f"Layer {layer}, expert").wait_for()
@@ -84,6 +102,8 @@ def test_the_rest_of_a_page_follows_its_first_chart_and_a_choice_in_it_counts_fo
             settle(page)  # a click during a run would meet the button of the run before
         page.get_by_role("heading", name="Experts of layer 5").wait_for()
         page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] .marks').length === 4")
+        # the part that came later runs before the page; drawn with the page, it is part of that run
+        assert len(runs) == 2 + 1 + 1
 
 
 def test_the_chosen_layer_goes_along_to_its_experts(browser: Browser, address: str) -> None:
