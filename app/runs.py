@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from store.archive import SUFFIX
+
 CONTROLS = {"untrained": "untrained heads", "non-routing-noise": "non-routing noise"}
 _LADDER = (
     "deterministic", "map", "temperature", "mcdr", "swagr", "der", "laplace", "mfvr", "fcvr-lowrank", "fcvr", "vtsr",
@@ -28,12 +30,28 @@ def describe(run: pd.Series | dict[str, Any]) -> str:
 
 
 def labels(runs: pd.DataFrame) -> dict[str, str]:
-    """A readable name per run id; runs that would be called the same also show the end of their id."""
-    names = {row["run_id"]: f"{row['model']} · {describe(row)}" for row in records(runs)}
-    counts = pd.Series(list(names.values())).value_counts()
-    return {
-        run_id: f"{name} · {run_id.rsplit('.', 1)[-1]}" if counts[name] > 1 else name for run_id, name in names.items()
-    }
+    """A readable name per run id, no two the same: a list of choices knows an entry by its name alone.
+
+    Runs that would be called the same also show the name of their spec and, where that does not help, the end of
+    their id.
+    """
+    rows = {str(row["run_id"]): row for row in records(runs)}
+    names = {run_id: f"{row['model']} · {describe(row)}" for run_id, row in rows.items()}
+    specs = {run_id: str(row["name"]).partition(" (archived ")[0] for run_id, row in rows.items()}
+    for more in (specs, {run_id: _end(run_id) for run_id in rows}):
+        alike: dict[str, list[str]] = {}
+        for run_id, name in names.items():
+            alike.setdefault(name, []).append(run_id)
+        for name, run_ids in alike.items():
+            if len({more[run_id] for run_id in run_ids}) > 1:
+                names |= {run_id: f"{name} · {more[run_id]}" for run_id in run_ids}
+    return names
+
+
+def _end(run_id: str) -> str:
+    """What tells a run from others of its method: the hash at the end of its id, and whether it is archived."""
+    plain = run_id.removesuffix(SUFFIX)
+    return plain.rsplit(".", 1)[-1] + (" archived" if plain != run_id else "")
 
 
 def ladder_order(runs: pd.DataFrame) -> pd.DataFrame:
