@@ -63,7 +63,9 @@ def unit_scale() -> alt.Scale:
 
 def key_legend(columns: int = 2, *, lines: bool = False, values: Sequence[str] | None = None) -> alt.Legend:
     """What colours and shapes stand for, above the chart; ``lines`` for a chart of lines."""
-    look: dict[str, Any] = {"symbolType": "stroke", "symbolStrokeWidth": 2} if lines else {"symbolSize": 90}
+    # a stroke is as long as the root of its size: 26 pixels show a pattern of dashes
+    stroke = {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 676}
+    look: dict[str, Any] = stroke if lines else {"symbolSize": 90}
     if values is not None:
         look["values"] = list(values)
     return alt.Legend(orient="top", columns=columns, labelLimit=300, title=None, symbolOpacity=1, **look)

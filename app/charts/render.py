@@ -51,6 +51,13 @@ def specification(
 def screen_spec(chart: alt.TopLevelMixin, fit: Literal["width", "none"]) -> dict[str, Any]:
     """The specification for the browser, data as Arrow; ``width`` fits the container, ``none`` keeps its own size."""
     spec, frames = specification(chart)
+    # Streamlit's theme shifts the first label of every axis inwards and leaves out every other one; right for numbers,
+    # wrong for rows and columns that have a middle.
+    spec["config"] = {
+        **spec.get("config", {}),
+        "axisBand": {"labelFlush": False},
+        "axisYBand": {"labelFlush": False, "labelSeparation": 0},
+    }
     spec["autosize"] = {"type": "fit-x" if fit == "width" else "pad", "contains": "padding"}
     spec["datasets"] = {name: arrow for name, (_, arrow) in frames.items()}
     return spec

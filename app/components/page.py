@@ -16,6 +16,7 @@ from app.components.card import cards
 from app.components.jobs import jobs_strip
 from app.components.keys import help_key
 from app.components.link import Link
+from app.components.look import readable
 from app.components.pagefile import begin
 from app.components.text import plain
 from app.data import Data, open_data
@@ -75,10 +76,12 @@ class Page:
         """The reproducibility card of a figure over these runs, shown by the given query."""
         return cards([self.run(run_id) for run_id in run_ids], figure=figure, query=query, generation=self.data.key[1])
 
-    def absent(self, run_id: str, what: str, command: str, *, why: str = "") -> None:
+    def absent(self, run_id: str, what: str, command: str, *, why: str = "", archived: str = "") -> None:
         """Say that ``what`` is missing for a run and what makes it; an archived run never has more than its results."""
         if run_id.endswith(SUFFIX):
-            why = "An archived run has results only, no prompts, tokens or routing; a run computed here has them."
+            why = archived or (
+                "An archived run has results only, no prompts, tokens or routing; a run computed here has them."
+            )
         states.empty(what, command, why=why)
 
     def banners(self, run_ids: Sequence[str]) -> None:
@@ -104,19 +107,20 @@ def open_page(path: str, title: str, lead: str, *, live: bool = False) -> Page:
         jobs_strip(settings.poll_seconds)
     data = open_data(settings.home)
     if data is None:
-        states.no_data(str(settings.home))
+        states.no_data(settings.home, settings.poll_seconds)
     try:
         runs = data("runs")
     except StoreError as error:
         states.broken(str(error))
     link = Link(path)
     if runs.empty:
-        states.no_data(str(settings.home))
+        states.no_data(settings.home, settings.poll_seconds)
     return Page(settings, data, link, runs)
 
 
 def head(title: str, lead: str) -> Settings:
     """Draw the heading of a page and return the dashboard's settings; ends the script run when one cannot be used."""
+    readable()
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.title(title, anchor=False)
         with st.container(horizontal=True, width="content", vertical_alignment="center", gap="small"):
