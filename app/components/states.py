@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import streamlit as st
 
 from app.components.text import plain, prose, sentence
+from app.data import generation_key
 from store.redact import redact
 
 
@@ -22,14 +24,22 @@ def empty(what: str, command: str | None = None, *, why: str = "") -> None:
                 st.page_link("views/jobs.py", label="or start it with the form of the Jobs page →", query_params={})
 
 
-def no_data(home: str) -> NoReturn:
-    """The page of a data folder without results; ends the script run."""
+def no_data(home: Path, poll_seconds: float) -> NoReturn:
+    """The page of a data folder without results, which is drawn anew when there are some; ends the script run."""
+    before = generation_key(home)
     empty(
         "No results yet",
         "vmoer demo",
-        why=f"The data folder {plain(redact(home))} holds no published results. The demo computes some in a few "
-        "minutes; `vmoer run SPEC.yaml` evaluates a model of your own. This page shows them once they are published.",
+        why=f"The data folder {plain(redact(str(home)))} holds no published results. The demo computes some in a few "
+        "minutes; `vmoer run SPEC.yaml` evaluates a model of your own. They appear here as soon as they are published.",
     )
+
+    @st.fragment(run_every=poll_seconds, key="no.data")
+    def look() -> None:
+        if generation_key(home) != before:
+            st.rerun(scope="app")
+
+    look()
     st.stop()
 
 
