@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -68,7 +69,8 @@ def _job(job: Any) -> None:
                 colour = {"running": "blue", "finished": "green", "failed": "red"}.get(job.status, "gray")
                 st.badge(job.status, color=colour)  # type: ignore[arg-type]  # a literal there
             st.page_link("views/jobs.py", label="Details →", query_params={"job": job.job_id})
-        text = prose(progress_text(job))
+        # what is said of a lost job stands below
+        text = prose(progress_text(replace(job, message="") if job.lost else job))
         if job.status == "running" and job.total:
             st.progress(min(1.0, job.done / job.total), text=text)
         elif text:

@@ -188,9 +188,9 @@ def start(limits: Settings) -> str | None:
         st.download_button("spec.yaml", text, file_name="spec.yaml", mime="application/yaml", on_click="ignore")
     yaml_tab, command_tab = st.tabs(["Spec (YAML)", "Copy as command"])
     with yaml_tab:
-        st.code(text, language="yaml")
+        st.code(text, language="yaml", wrap_lines=True)
     with command_tab:
-        st.code(as_command(text), language="bash")
+        st.code(as_command(text), language="bash", wrap_lines=True)
     if not pressed:
         return None
     try:

@@ -65,7 +65,8 @@ def draw_table(page: Page, run_ids: list[str], table: str) -> None:
                     on_click="ignore",
                 )
         with st.expander("The same from the command line"):
-            st.code(f"vmoer export {run_ids[0]} {table} --format csv --output {table}.csv", language="bash")
+            command = f"vmoer export {run_ids[0]} {table} --format csv --output {table}.csv"
+            st.code(command, language="bash", wrap_lines=True)
     columns = [(one.name, one.type, one.meaning, "may be empty" if one.nullable else "") for one in spec.columns]
     with st.expander(f"Columns of {table} ({len(columns)})"):
         frame = pd.DataFrame(columns, columns=["column", "type", "meaning", "empty = not applicable"])
@@ -163,9 +164,9 @@ def render() -> None:
     table = link.pick("table", list(schema.TABLES), "metrics")
     link.commit()
     with choice_row():
-        with st.container(width=420):
+        with st.container(width=560):
             link.select("baseline", "First run", run_ids, show=page.label)
-        with st.container(width=420):
+        with st.container(width=560):
             link.select("run", "Second run", run_ids, show=page.label)
     chosen = list(dict.fromkeys([first, second]))
     page.banners(chosen)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -24,11 +25,18 @@ PATH = "views/jobs.py"
 COLOURS = {"running": "blue", "finished": "green", "failed": "red", "lost": "red", "cancelled": "orange"}
 SHOWN = 50
 LOG_LINES = 30
+FEW_LINES = 4
+HALTED = ("failed", "lost", "cancelled")
 
 
 def label(job: jobs.Job) -> str:
     """What the list calls a job."""
     return f"{job.name} · {job.status} · {job.job_id}"
+
+
+def share(job: jobs.Job) -> float:
+    """How much of a job is done, from 0 to 1."""
+    return min(1.0, job.done / job.total) if job.total else float(job.status == "finished")
 
 
 def listing(found: list[jobs.Job]) -> pd.DataFrame:
@@ -39,11 +47,11 @@ def listing(found: list[jobs.Job]) -> pd.DataFrame:
                 "name": job.name,
                 "status": job.status,
                 "stage": job.stage,
-                "done": job.done / job.total if job.total else (1.0 if job.status == "finished" else 0.0),
+                "done": round(share(job), 2),
                 "left": "" if job.eta_seconds is None or job.status != "running" else duration(job.eta_seconds),
                 "submitted": job.submitted_at,
                 "runs": len(job.run_ids),
-                "message": job.message,
+                "message": job.message.replace("`", ""),
                 "job": job.job_id,
             }
             for job in found
@@ -68,6 +76,11 @@ def draw_list(found: list[jobs.Job], poll_seconds: float) -> None:
             column_config={
                 "done": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
                 "submitted": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC"),
+                # wide enough for whatever comes next: a column keeps the width of what was drawn first
+                "status": st.column_config.TextColumn(width=86),
+                "stage": st.column_config.TextColumn(width=108),
+                "left": st.column_config.TextColumn(width=92),
+                "message": st.column_config.TextColumn(width=300),
             },
         )
 
@@ -80,16 +93,19 @@ def draw_job(job_id: str, limits: Settings, poll_seconds: float) -> None:
     @st.fragment(run_every=poll_seconds, key="jobs.one")
     def live_part() -> None:
         job = jobs.get_job(job_id, limits)
+        if job.status != shown:  # the list of jobs and the runs below say it too
+            st.rerun(scope="app")
         _progress(job)
         _actions(job, limits)
         _log(job, limits)
 
-    live_part()
     job = jobs.get_job(job_id, limits)
+    shown = job.status
+    live_part()
     _runs(job)
     with st.expander("Spec of this job"):
         try:
-            st.code(as_yaml(parse_spec(jobs.job_spec(job_id, limits))), language="yaml")
+            st.code(as_yaml(parse_spec(jobs.job_spec(job_id, limits))), language="yaml", wrap_lines=True)
         except PipelineError as error:
             st.error(prose(sentence(str(error))))
 
@@ -101,27 +117,34 @@ def _progress(job: jobs.Job) -> None:
             "lost: its worker has stopped" if job.lost else job.status,
             color=COLOURS.get(job.status, "gray"),  # type: ignore[arg-type]  # a literal there
         )
-    if job.status == "running" and job.total:
-        st.progress(min(1.0, job.done / job.total), text=prose(progress_text(job)))
-        if job.stage_total:
-            share = min(1.0, job.stage_done / job.stage_total)
-            st.progress(share, text=plain(f"{job.stage}: {job.stage_done:,} of {job.stage_total:,}"))
+    if job.status == "running" and job.total and job.stage_total:
+        st.progress(share(job), text=plain(f"all stages: {progress_text(replace(job, stage='', message=''))}"))
+        stage = f"{job.stage}{f' of {job.message}' if job.message else ''}"
+        done = min(1.0, job.stage_done / job.stage_total)
+        st.progress(done, text=prose(f"{stage}: {job.stage_done:,} of {job.stage_total:,}"))
+    elif job.status == "running" and job.total:
+        st.progress(share(job), text=prose(progress_text(job)))
     elif job.status == "failed":
         st.error(prose(sentence(job.message)), title="This job failed")
+    elif job.lost:
+        why = "A new worker takes it up behind its last finished step; *Resume* queues it anew, with what is finished."
+        states.empty("Its worker has stopped", "vmoer worker", why=why)
+    elif job.status == "cancelled":
+        st.caption("*Resume* goes on behind its last finished step.")
     elif job.message:
         st.caption(prose(sentence(job.message)))
-    if job.lost:
-        states.empty("Its worker has stopped", "vmoer worker", why="It goes on behind its last finished step.")
     times = [f"submitted {job.submitted_at:%Y-%m-%d %H:%M} UTC"]
     if job.started_at is not None and job.ended_at is not None:
         times.append(f"took {duration((job.ended_at - job.started_at).total_seconds())}")
+    if job.status in HALTED and job.stage:
+        times.append(f"stopped in {job.stage} with {share(job):.0%} done")
     st.caption(plain(" · ".join([job.job_id, *times])))
 
 
 def _actions(job: jobs.Job, limits: Settings) -> None:
     with st.container(horizontal=True, gap="small"):
         stop = job.status in ("queued", "running") and st.button("Cancel", key="jobs.cancel")
-        again = job.status in ("cancelled", "lost", "failed") and st.button("Resume", key="jobs.resume")
+        again = job.status in HALTED and st.button("Resume", key="jobs.resume")
     try:
         if stop:
             jobs.cancel(job.job_id, limits)
@@ -142,7 +165,8 @@ def _log(job: jobs.Job, limits: Settings) -> None:
     lines = [_line(entry) for entry in reversed(entries)]
     entries_shown = counted(len(lines), "entry", "entries")
     st.caption(f"The newest first (UTC), {entries_shown}; `vmoer jobs logs` shows all")
-    st.code("\n".join(lines), language=None, height=220, wrap_lines=True)
+    height: int | Literal["content"] = "content" if len(lines) <= FEW_LINES else 220
+    st.code("\n".join(lines), language=None, height=height, wrap_lines=True)
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -160,11 +184,14 @@ def _runs(job: jobs.Job) -> None:
     data = open_data(load_settings().home)
     known = set() if data is None else set(data("runs")["run_id"])
     st.markdown("**Its runs**")
-    for run_id in job.run_ids:
-        if run_id in known:
-            st.page_link("views/overview.py", label=run_id, query_params={"run": run_id})
-        else:
-            st.caption(plain(f"{run_id}: not published yet"))
+    with st.container(gap=None):
+        for run_id in job.run_ids:
+            if run_id in known:
+                st.page_link("views/overview.py", label=run_id, query_params={"run": run_id})
+    absent = [run_id for run_id in job.run_ids if run_id not in known]
+    if absent:
+        when = "Nothing was published of" if job.ended else "Not published yet"
+        st.caption(plain(f"{when}: {', '.join(absent)}"))
 
 
 def render() -> None:
