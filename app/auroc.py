@@ -9,13 +9,19 @@ from app.palette import ROLE_LABELS
 
 POSITIONS = {"answer": "answer", "final_prompt_token": "last token", "prompt_mean": "prompt mean"}
 INVERTED = "INVERTED"
+_SCORES = {"one_minus_max_prob": "1 − largest probability", "logit_variance_mc": "MC logit variance"}
+
+
+def score_name(score: str) -> str:
+    """A score as pages call it."""
+    return _SCORES.get(score, score.replace("_", " "))
 
 
 def score_label(score: str, position: str, aggregation: str) -> str:
-    """A score with where it was read."""
+    """A score, as pages call it, with where it was read."""
     where = [] if position == "answer" else [POSITIONS.get(position, position)]
     where += [] if aggregation in ("none", "mean_layers") else [aggregation]
-    return score if not where else f"{score} ({', '.join(where)})"
+    return score_name(score) if not where else f"{score_name(score)} ({', '.join(where)})"
 
 
 def verdict(value: float, low: float | None, high: float | None) -> str:

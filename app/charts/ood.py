@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -88,7 +89,9 @@ def distributions(frame: pd.DataFrame) -> alt.LayerChart:
     steps = pd.concat([data, last], ignore_index=True)
     scale = alt.Scale(domain=sets)
     legend = key_legend(1, lines=True)
-    x = alt.X("lower:Q", title="score (further right = more OoD)", scale=alt.Scale(nice=False, zero=False))
+    # a long label at the end is left out rather than cut off
+    axis = alt.Axis(labelBound=4)
+    x = alt.X("lower:Q", title="score (further right = more OoD)", scale=alt.Scale(nice=False, zero=False), axis=axis)
     y = alt.Y("share:Q", title="share of questions", stack=None, axis=alt.Axis(format=".0%", tickCount=5))
     colour = alt.Color("set:N", scale=scale, legend=legend)
     area = (
@@ -190,12 +193,27 @@ def auroc_matrix(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
     """AUROC as score (rows) × OoD set (columns), blue to orange around 0.5; a value below 0.5 carries its badge."""
     data, sets, _ = _labels(require(frame, "label", "dataset", "role", "value", "ci_low", "ci_high", "n", "verdict"))
     data["badge"] = (data["value"] < 0.5).map({True: "▼ INVERTED", False: ""})
-    # The set above its role and the badge below its value, so that three columns fit a phone.
-    axis = alt.Axis(labelAngle=0, labelExpr="split(datum.label, ' · ')", labelLimit=110, orient="top", grid=False)
+    # The set above its role and the badge below its value, so that three columns fit a phone; four are drawn smaller.
+    narrow = f"width < {68 * len(sets)}"
+
+    def size(wide: float, small: float) -> dict[str, str]:
+        return {"expr": f"{narrow} ? {small} : {wide}"}
+
+    axis = alt.Axis(
+        labelAngle=0,
+        labelExpr="split(datum.label, ' · ')",
+        labelLimit={"expr": f"{narrow} ? width / {len(sets)} - 3 : 110"},
+        labelFontSize=size(12, 9),
+        labelOverlap=False,
+        orient="top",
+        grid=False,
+    )
     x = alt.X("set:N", title=None, sort=sets, axis=axis)
-    y = alt.Y("label:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=180, grid=True))
+    y = alt.Y("label:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=200, grid=False))
     base = alt.Chart(data).encode(x=x, y=y)
-    cells = base.mark_square(size=300, opacity=1, xOffset=-30, stroke=NEUTRAL, strokeWidth=0.5).encode(
+    cells = base.mark_square(
+        size=size(300, 80), opacity=1, xOffset=size(-30, -16), stroke=NEUTRAL, strokeWidth=0.5
+    ).encode(
         color=alt.Color(
             "value:Q",
             title="AUROC (0.5 = chance)",
@@ -216,10 +234,12 @@ def auroc_matrix(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
     above = alt.Chart(data[data["value"] >= 0.5]).encode(x=x, y=y)
     inverted = alt.Chart(data[data["value"] < 0.5]).encode(x=x, y=y)
     number = alt.Text("value:Q", format=".2f")
-    values = above.mark_text(align="left", dx=-16, fontSize=13, fontWeight="bold", color=NEUTRAL).encode(text=number)
-    lower = inverted.mark_text(align="left", dx=-16, dy=-6, fontSize=13, fontWeight="bold", color=NEUTRAL)
-    badges = inverted.mark_text(align="left", dx=-16, dy=7, fontSize=10, fontWeight="bold", color=WORSE)
-    texts = (values, lower.encode(text=number), badges.encode(text="badge:N"))
+    look: dict[str, Any] = {"align": "left", "dx": size(-16, -9), "fontWeight": "bold"}
+    values = above.mark_text(fontSize=size(13, 11), color=NEUTRAL, **look).encode(text=number)
+    lower = inverted.mark_text(dy=-6, fontSize=size(13, 11), color=NEUTRAL, **look).encode(text=number)
+    badge = {"expr": f"{narrow} ? '▼' : datum.badge"}
+    badges = inverted.mark_text(dy=7, fontSize=10, color=WORSE, text=badge, **look)
+    texts = (values, lower, badges)
     return stack(cells, *texts, height=34 * len(order))
 
 
@@ -261,10 +281,13 @@ def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
     """AUROC with its 95 % interval per score (rows) and OoD set; left of 0.5 the score is inverted."""
     data = require(frame, "label", "dataset", "role", "value", "ci_low", "ci_high", "n", "verdict")
     data, sets, _ = _labels(data)
-    y = alt.Y("label:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=180, grid=True))
+    y = alt.Y("label:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=200, grid=True))
     offset = alt.YOffset("set:N", scale=alt.Scale(domain=sets, paddingOuter=0.35))
     x = alt.X("value:Q", title="AUROC (0.5 = chance)", scale=unit_scale())
     scale = alt.Scale(domain=["", *sets])
+    legend = key_legend(1, values=sets)
+    # beside the names of the scores a phone leaves room for the name of a set only
+    legend["labelExpr"] = "width < 260 ? split(datum.label, ' · ')[0] : datum.label"
     interval = (
         alt.Chart(data)
         .mark_rule(color=NEUTRAL, strokeWidth=2)
@@ -277,7 +300,7 @@ def auroc_forest(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
             x=x,
             y=y,
             yOffset=offset,
-            color=alt.Color("set:N", scale=scale, legend=key_legend(1, lines=True, values=sets)),
+            color=alt.Color("set:N", scale=scale, legend=legend),
             shape=alt.Shape("set:N", scale=scale, legend=None),
             tooltip=[
                 tip("label:N", "score"),

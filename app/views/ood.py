@@ -9,13 +9,14 @@ import pandas as pd
 import streamlit as st
 
 from app import runs as run_names
-from app.auroc import INVERTED, POSITIONS, auroc_rows, by_role, score_label
+from app.auroc import INVERTED, POSITIONS, auroc_rows, by_role, score_label, score_name
 from app.charts import ood as charts
 from app.components import states
 from app.components.choices import choice_row
 from app.components.figure import figure
 from app.components.later import later
 from app.components.page import Page, open_page
+from app.components.text import plain
 from app.matching import MATCHED, SUFFIX, length_control, stored_control
 from app.palette import ROLE_LABELS
 from vmoer.metrics import DEFINITIONS
@@ -186,7 +187,9 @@ def render() -> None:
     )
     link = page.link
     run_ids = page.runs["run_id"].tolist()
-    run_id = link.pick("run", run_ids, run_names.default_run(page.runs))
+    scored = page.runs[page.runs["run_id"].isin(page.data("metrics", names=("auroc",))["run_id"])]
+    default = run_names.default_run(scored) or run_names.default_run(page.runs)
+    run_id = link.pick("run", run_ids, default)
     assert run_id is not None
     names = page.data("ood_score_names", run_id)
     scores = list(dict.fromkeys(names["score"]))
@@ -201,21 +204,27 @@ def render() -> None:
     link.pick("curve", list(CURVES), "roc")
     link.commit()
     with choice_row():
-        with st.container(width=420):
+        with st.container(width=560):
             link.select("run", "Run", run_ids, show=page.label)
         if scores:
             with st.container(width=220):
-                link.select("score", "Score", scores)
+                link.select("score", "Score", scores, show=score_name)
             with st.container(width=220):
                 link.select("position", "Read at", positions, show=lambda name: POSITIONS.get(name, name))
             with st.container(width=180):
                 link.select("aggregation", "Over layers", aggregations, show=lambda name: AGGREGATIONS.get(name, name))
     page.banners([run_id])
     if score is None or position is None or aggregation is None:
-        states.empty(
+        page.absent(
+            run_id,
             "No OoD scores for this run",
             "vmoer run SPEC.yaml   # with `ood` among its stages and near or far data sets",
+            why="Its spec asked for no OoD scores.",
+            archived="This archived run came without OoD scores.",
         )
+        if not scored.empty:
+            label = f"Show {page.label(str(default))}, which has them →"
+            st.page_link(PATH, label=plain(label), query_params={"run": str(default)})
         return
     values = page.data("ood_scores", run_id, score, position, aggregation)
     values = values[values["role"] != "validation"]

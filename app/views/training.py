@@ -23,6 +23,8 @@ PER_LAYER = {
     "temperature": "selection temperature",
     "logit_std": "std over experts of the native logits",
     "beta": "β, the weight of the KL",
+    "posterior_weight_std": "posterior std of the weights",
+    "snapshots": "weights averaged",
 }
 
 
@@ -115,15 +117,18 @@ def render() -> None:
     )
     link = page.link
     run_ids = page.runs["run_id"].tolist()
-    trained = [one for one in run_ids if one in set(page.data("trained_runs")["run_id"])]
-    run_id = link.pick("run", run_ids, trained[0] if trained else run_names.default_run(page.runs))
+    trained = page.runs[page.runs["run_id"].isin(page.data("trained_runs")["run_id"])]
+    run_id = link.pick("run", run_ids, run_names.default_run(trained) or run_names.default_run(page.runs))
     assert run_id is not None
     source, log = log_of(page, run_id)
     found = list(dict.fromkeys(log.loc[log["layer"] >= 0, "quantity"]))
     quantities = sorted(found, key=lambda name: list(PER_LAYER).index(name) if name in PER_LAYER else len(PER_LAYER))
-    link.pick("quantity", quantities, quantities[0] if quantities else None)
+    # A posterior that is fitted after training stays flat in the log; what moved is worth seeing first.
+    spread = log[log["layer"] >= 0].groupby("quantity")["value"].agg(lambda values: values.max() - values.min())
+    moved = [name for name in quantities if spread[name] > 0] or quantities
+    link.pick("quantity", quantities, moved[0] if moved else None)
     link.commit()
-    with st.container(width=420):
+    with st.container(width=560):
         link.select("run", "Run", run_ids, show=page.label)
     page.banners([run_id])
     if log.empty:
