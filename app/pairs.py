@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,29 @@ def verdict(low: float | None, high: float | None, direction: str) -> str:
     if low is None or high is None or np.isnan(low) or np.isnan(high) or low <= 0 <= high or direction == "none":
         return "no clear difference"
     return "second run better" if (low > 0) == (direction == "higher") else "second run worse"
+
+
+def with_verdicts(differences: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
+    """The paired differences on ``datasets``, in their order, each with its verdict."""
+    rows = differences[differences["dataset"].isin(datasets)]
+    rows = rows.sort_values("dataset", key=lambda names: names.map(list(datasets).index), kind="stable")
+    ends = zip(rows["ci_low"], rows["ci_high"], rows["direction"], strict=True)
+    return rows.assign(verdict=[verdict(*one) for one in ends]).reset_index(drop=True)
+
+
+def in_words(differences: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """What the intervals of :func:`with_verdicts` settle: where the second run is better, and where it is worse."""
+    said = []
+    for name in ("better", "worse"):
+        rows = differences[differences["verdict"] == f"second run {name}"]
+        found = [
+            f"{title} on {', '.join(rows.loc[rows['metric'] == metric, 'dataset'])}"
+            for metric, title in titles.items()
+            if (rows["metric"] == metric).any()
+        ]
+        if found:
+            said.append(f"the second run is {name} in {'; '.join(found)}")
+    return ". ".join(one[:1].upper() + one[1:] for one in said) or "No interval excludes zero"
 
 
 def computed_differences(paired: pd.DataFrame, n_resamples: int) -> pd.DataFrame:

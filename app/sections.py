@@ -9,7 +9,7 @@ import pandas as pd
 
 from app import pairs
 from app import runs as run_names
-from app.auroc import auroc_rows
+from app.auroc import auroc_rows, by_role
 from app.charts import calibration, compare, layers, ood, stability
 from app.components.figure import Tile, one_chart
 from app.components.format import is_percent
@@ -21,8 +21,9 @@ NUMBERS = ("accuracy", "ece", "ece_adaptive", "mce", "nll", "brier", "aurc", "ov
 
 
 def paired(page: Page, first: str, second: str) -> pd.DataFrame:
-    """The questions that both runs answered, with what became of each answer."""
+    """The questions that both runs answered, with what became of each answer; in-distribution first, as everywhere."""
     rows = page.data("paired_predictions", first, second)
+    rows = rows.sort_values(["role", "dataset"], key=by_role, kind="stable").reset_index(drop=True)
     right = zip(rows["correct_a"].astype(bool), rows["correct_b"].astype(bool), strict=True)
     return rows.assign(outcome=[pairs.outcome(a, b) for a, b in right])
 
@@ -53,8 +54,7 @@ def _answers(page: Page, first: str, second: str, rows: pd.DataFrame) -> Iterato
     if stored.empty:
         stored = pairs.computed_differences(rows, page.settings.bootstrap)
         origin = f"from {page.settings.bootstrap:,} resamples"
-    ends = zip(stored["ci_low"], stored["ci_high"], stored["direction"], strict=True)
-    stored["verdict"] = [pairs.verdict(*one) for one in ends]
+    stored = pairs.with_verdicts(stored, list(dict.fromkeys(rows["dataset"])))
     tiles = []
     for metric in pairs.DIFFERENCES:
         part = stored[stored["metric"] == metric]

@@ -93,7 +93,7 @@ def flips(frame: pd.DataFrame) -> alt.Chart:
         alt.Chart(data)
         .mark_bar(cornerRadius=1)
         .encode(
-            y=alt.Y("dataset:N", title=None, axis=alt.Axis(labelLimit=200)),
+            y=alt.Y("dataset:N", sort=list(dict.fromkeys(data["dataset"])), title=None, axis=alt.Axis(labelLimit=200)),
             x=alt.X(
                 "share:Q",
                 title="share of questions",

@@ -29,7 +29,7 @@ from app.sections import paired
 from vmoer.metrics import definition
 
 PATH = "views/compare.py"
-TITLES = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL (nats)", "brier": "Brier score"}
+TITLES = {"accuracy": "Accuracy", "ece": "ECE", "nll": "NLL (nats)", "brier": "Brier score"}
 
 
 @st.cache_data(max_entries=64, show_spinner="Computing paired intervals")
@@ -49,10 +49,8 @@ def differences(page: Page, first: str, second: str, rows: pd.DataFrame) -> Figu
             (page.data.key, first, second, rows["dataset"].iloc[0], len(rows)), rows, page.settings.bootstrap
         )
         origin = f"computed here from {page.settings.bootstrap:,} resamples"
-    stored = stored[stored["dataset"].isin(rows["dataset"])].reset_index(drop=True)
-    verdicts = zip(stored["ci_low"], stored["ci_high"], stored["direction"], strict=True)
-    stored["verdict"] = [pairs.verdict(*one) for one in verdicts]
-    tiles, said = [], []
+    stored = pairs.with_verdicts(stored, list(dict.fromkeys(rows["dataset"])))
+    tiles = []
     for metric in pairs.DIFFERENCES:
         part = stored[stored["metric"] == metric]
         if part.empty:
@@ -60,16 +58,14 @@ def differences(page: Page, first: str, second: str, rows: pd.DataFrame) -> Figu
         better = definition(metric).direction
         chart = charts.differences(part, title="second − first", percent=is_percent(metric))
         tiles.append(Tile(f"{TITLES[metric]}, {better} is better", chart, width=290))
-        clear = part[part["verdict"] != "no clear difference"]
-        said += [f"{TITLES[metric]} on {row['dataset']}: {row['verdict']}" for row in run_names.records(clear)]
-    summary = "; ".join(said) if said else "no interval excludes zero"
+    summary = pairs.in_words(stored, {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "brier": "Brier score"})
     return Figure(
         "Paired differences, second run − first run",
         tiles,
         stored,
         key="differences",
         note=f"Same questions resampled together, 95 % intervals, {origin}. ▲ better, ▼ worse, ● no clear difference. "
-        f"In words: {summary}.",
+        f"{summary}.",
         alt_text=f"Paired differences with intervals: {summary}",
         card=page.card([first, second], "Paired differences", "comparisons, paired_predictions"),
         explains=pairs.DIFFERENCES,
@@ -297,9 +293,9 @@ def render() -> None:
     link.pick("part", parts, "question" if "question" in parts and link.given("token") is not None else "answers")
     link.commit()
     with choice_row():
-        with st.container(width=420):
+        with st.container(width=490):
             link.select("baseline", "First run", run_ids, show=page.label)
-        with st.container(width=420):
+        with st.container(width=490):
             link.select("run", "Second run", run_ids, show=page.label)
         if sets:
             with st.container(width=240):
