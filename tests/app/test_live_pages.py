@@ -128,6 +128,7 @@ def test_a_started_job_is_watched_cancelled_and_resumed(tmp_path: Path, monkeypa
     assert "waiting for a worker" in said(app).lower()
     app.button(key="jobs.cancel").click().run()
     assert jobs.get_job(job.job_id, here).status == "cancelled"
+    assert "goes on behind its last finished step" in said(app)
     app.button(key="jobs.resume").click().run()
     assert jobs.get_job(job.job_id, here).status == "queued"
 

@@ -217,6 +217,21 @@ def test_a_run_without_a_trace_says_what_makes_one(tmp_path: Path, monkeypatch: 
         assert not app.error
 
 
+def test_a_page_opens_on_a_run_that_has_what_it_shows_and_offers_it_from_one_that_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path, runs=("deterministic", "fcvr"), layers=3, experts=4, top_k=2, examples=6, publish_now=False)
+    for table in ("ood_scores", "metrics"):
+        shutil.rmtree(tmp_path / "facts" / f"table={table}" / f"run_id={FCVR}")
+    seal(tmp_path, FCVR)
+    publish(tmp_path)
+    assert open_page(monkeypatch, tmp_path, "ood").query_params["run"] == DETERMINISTIC
+    app = open_page(monkeypatch, tmp_path, "ood", {"run": FCVR})
+    assert "No OoD scores for this run" in said(app)
+    assert any("deterministic, which has them" in link.proto.label for link in app.get("page_link"))
+    assert charts(app) == 0
+
+
 def test_the_numeric_noise_floor_stands_beside_the_runs_or_the_command_that_measures_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

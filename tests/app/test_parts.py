@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from app import pairs
 from app import runs as run_names
+from app.auroc import score_label
 from app.components.format import interval, is_percent, number
 from app.components.text import counted, plain, prose
 from app.components.tokens import strip_html, visible
@@ -32,7 +33,7 @@ RUNS = pd.DataFrame(
         ("m.det.none.2", "e2", "m", "deterministic", "none", "none", "running", "2026-01-09"),
     ],
     columns=["run_id", "experiment", "model", "method", "estimator", "control", "status", "started_at"],
-)
+).assign(name="quick")
 
 
 def test_settings_come_from_the_environment() -> None:
@@ -93,10 +94,48 @@ def test_the_ladder_climbs_from_deterministic_to_bayesian_and_ends_with_controls
     assert order == ["m.det.none.1", "m.fcvr.in-router.1", "m.fcvr.predictive.1", "m.fcvr.in-router.untrained.1"]
 
 
-def test_runs_that_would_be_called_the_same_show_the_end_of_their_id() -> None:
+def test_no_two_runs_have_the_same_name() -> None:
     labels = run_names.labels(RUNS)
     assert labels["m.det.none.1"] == "m · deterministic · 1"
     assert labels["m.fcvr.predictive.1"] == "m · fcvr · predictive"
+    row = RUNS.set_index("run_id", drop=False).loc["m.det.none.1"]
+    ids = ["m.det.none.1", "m.det.none.1.archived", "m.det.none.7.archived", "m.det.none.8.archived"]
+    names = ["quick", "quick (archived 2026-01-01, abc)", "quick (archived 2026-01-01, abc)", "full (archived 2026, d)"]
+    runs = pd.DataFrame([{**row, "run_id": one, "name": name} for one, name in zip(ids, names, strict=True)])
+    same = "m · deterministic · quick"
+    assert list(run_names.labels(runs).values()) == [
+        f"{same} · 1",
+        f"{same} · 1 archived",
+        f"{same} · 7 archived",
+        "m · deterministic · full",
+    ]
+
+
+def test_differences_stand_in_the_order_of_the_sets_and_are_told_by_direction() -> None:
+    rows = [("far", "ece", -0.2, -0.1, "lower"), ("id", "ece", 0.1, 0.2, "lower"), ("id", "accuracy", -1, 1, "higher")]
+    frame = pd.DataFrame(rows, columns=["dataset", "metric", "ci_low", "ci_high", "direction"])
+    found = pairs.with_verdicts(frame, ["id", "far"])
+    assert found["dataset"].tolist() == ["id", "id", "far"]
+    assert found["verdict"].tolist() == ["second run worse", "no clear difference", "second run better"]
+    titles = {"accuracy": "accuracy", "ece": "ECE"}
+    assert pairs.in_words(found, titles) == (
+        "The second run is better in ECE on far. The second run is worse in ECE on id"
+    )
+    assert pairs.in_words(found[found["metric"] == "accuracy"], titles) == "No interval excludes zero"
+
+
+@pytest.mark.parametrize(
+    ("score", "position", "aggregation", "label"),
+    [
+        ("logit_variance", "final_prompt_token", "mean_layers", "logit variance (last token)"),
+        ("one_minus_max_prob", "answer", "none", "1 − largest probability"),
+        ("gate_entropy", "prompt_mean", "max_layers", "gate entropy (prompt mean, max_layers)"),
+    ],
+)
+def test_a_score_is_called_by_words_and_where_it_was_read(
+    score: str, position: str, aggregation: str, label: str
+) -> None:
+    assert score_label(score, position, aggregation) == label
 
 
 def test_flips_count_every_outcome_of_every_data_set() -> None:

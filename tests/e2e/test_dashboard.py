@@ -63,6 +63,27 @@ def leaves(url: str) -> bool:
     return not re.match(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:", url)
 
 
+#: the least contrast with the page of captions and of what stands around charts, by WCAG's formula
+CONTRAST = """() => {
+  const channels = text => text.match(/[\\d.]+/g).map(Number);
+  const luminance = colour => colour.map(one => one / 255)
+    .map(one => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, one, place) => sum + one * [0.2126, 0.7152, 0.0722][place], 0);
+  const page = channels(getComputedStyle(document.querySelector(".stApp")).backgroundColor).slice(0, 3);
+  const found = [];
+  const measure = (colour, opacity) => {
+    const seen = channels(colour).slice(0, 3).map((one, place) => opacity * one + (1 - opacity) * page[place]);
+    const [dark, light] = [luminance(seen), luminance(page)].sort((one, other) => one - other);
+    found.push((light + 0.05) / (dark + 0.05));
+  };
+  for (const one of document.querySelectorAll('[data-testid="stCaptionContainer"]'))
+    measure(getComputedStyle(one).color, Number(getComputedStyle(one).opacity));
+  for (const one of document.querySelectorAll('svg.marks :is([class*="role-axis"], [class*="role-legend"]) text'))
+    measure(getComputedStyle(one).fill, Number(getComputedStyle(one).fillOpacity));
+  return Math.min(...found);
+}"""
+
+
 def settle(page: Page) -> None:
     """Wait until the script has run and nothing on the page is stale."""
     page.wait_for_selector("h1")
@@ -104,6 +125,7 @@ def test_page_renders_without_exception_overflow_foreign_request_or_breach_of_th
             assert overflow(page) <= 0
         assert page.locator('[data-testid="stException"]').count() == 0
         assert page.locator('[data-testid="stAlertContentError"]').count() == 0
+        assert page.evaluate(CONTRAST) >= 4.5
         assert elsewhere == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from pipelines import jobs, live
 from pipelines.settings import Settings
 from tests.e2e.conftest import serve
-from tests.e2e.test_dashboard import opened, settle
+from tests.e2e.test_dashboard import TIMEOUT, opened, settle, shared_context
 from tests.pipelines.support import start_worker
 
 if TYPE_CHECKING:
@@ -96,6 +96,9 @@ def test_an_uploaded_file_of_prompts_comes_back_as_results(
         page.locator(".strip").wait_for()
         settle(page)
         assert page.locator(".strip span").count() == tokens[1]
+        waiting = shared_context(browser).new_page()
+        waiting.goto(f"{lively[0]}/experts")
+        waiting.get_by_text("No results yet").wait_for()
         page.get_by_role("button", name="Keep as a run").click()
         page.get_by_text("Watch it on the Jobs page").click()
         page.get_by_role("heading", name="inspected").wait_for()
@@ -105,6 +108,8 @@ def test_an_uploaded_file_of_prompts_comes_back_as_results(
         assert kept["methods"] == ["fcvr"]
         done = jobs.wait(found[1], timeout=90, settings=lively[1])
         assert done.status == "finished", done.message
+        waiting.wait_for_selector("svg.marks", timeout=TIMEOUT)  # nobody reloaded it
+        waiting.close()
 
 
 def test_many_prompts_become_a_job_that_the_jobs_page_shows(
@@ -123,7 +128,6 @@ def test_many_prompts_become_a_job_that_the_jobs_page_shows(
         done = jobs.wait(job.job_id, timeout=90, settings=lively[1])
         assert done.status == "finished", done.message
         page.get_by_text("run finished").first.wait_for()
-        page.reload()
         page.get_by_role("link", name=done.run_ids[0]).wait_for()
 
 
