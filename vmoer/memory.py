@@ -100,15 +100,21 @@ class CudaMemory:
         return torch.cuda.max_memory_allocated(self._device)
 
 
+#: what the driver says where PyTorch has no error of its own: a context that finds no room, Apple's processors
+_FULL = ("CUDA error: out of memory", "MPS backend out of memory")
+
+
 def exhausted(doing: str, error: BaseException) -> VmoerError | None:
     """The refusal for a device whose memory was full while ``doing`` that; ``None`` for an error about something else.
 
     Where a pass cannot be made smaller (the model itself, a training step), or other programs hold the memory.
     """
-    if not isinstance(error, torch.OutOfMemoryError):
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    if not isinstance(error, torch.OutOfMemoryError) and not any(words in said for words in _FULL):
         return None
     free = ""
-    if torch.cuda.is_available():
+    # after an error of the driver nothing more may be asked of it in this process
+    if torch.cuda.is_available() and isinstance(error, torch.OutOfMemoryError):
         left, whole = (size / 2**30 for size in torch.cuda.mem_get_info())
         free = f" ({left:.1f} of {whole:.1f} GiB are free now)"
     return VmoerError(

@@ -6,7 +6,7 @@ import torch
 
 import vmoer
 from vmoer.errors import VmoerError
-from vmoer.memory import TokenBudget, device_memory, probe
+from vmoer.memory import TokenBudget, device_memory, exhausted, probe
 from vmoer.scoring import score_options
 from vmoer.testing import tiny_model
 
@@ -163,6 +163,23 @@ def test_a_probe_stops_where_memory_runs_out_earlier_than_expected():
             raise torch.OutOfMemoryError
 
     assert probe(work, 256, 5000, memory) == 512
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 6.04 GB)"),
+    ],
+)
+def test_a_full_device_is_recognised_by_whatever_error_says_it(error):
+    assert "the model ran out of memory: lower `batch_tokens`" in str(exhausted("the model", error))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), OSError("out of memory")])
+def test_other_faults_of_a_device_are_not_a_full_memory(error):
+    assert exhausted("the model", error) is None
 
 
 def test_only_a_gpu_has_memory_of_its_own_to_measure():
