@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,7 +30,7 @@ MAX_UNPACKED = 256 * 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP members carry no time, so the same runs give the same bytes
 
 
-#: result tables with a row per question, most of an archive's bytes
+#: result tables with a row per question, left out of archives of summaries
 PER_QUESTION = ("predictions", "ood_scores")
 
 
@@ -40,17 +40,17 @@ def write_archive(
     output: Path,
     scratch: Path,
     label: dict[str, Any],
-    leave_out: Collection[str] = (),
+    summaries: bool = False,
 ) -> Path:
     """Pack finished runs into ``output``; ``label`` (commit, date) is kept in each manifest's card under ``archived``.
 
-    ``scratch`` is an empty folder to work in, ``leave_out`` names result tables that are not packed. Refused when a run
-    is unfinished or the archive would be too large.
+    ``scratch`` is an empty folder to work in. ``summaries`` leaves out the tables with a row per question and, of the
+    training log, the steps between two validations. Refused when a run is unfinished or the archive would be too large.
     """
     if not runs:
         raise NotFoundError("there is no run to archive: `vmoer runs` lists those there are")
     for run_id in runs:
-        _copy_run(home, run_id, scratch, label, leave_out)
+        _copy_run(home, run_id, scratch, label, summaries)
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
@@ -103,7 +103,7 @@ def _unpack(archive: Path, home: layout.Home) -> list[str]:
     return wanted
 
 
-def _copy_run(home: layout.Home, run_id: str, target: Path, label: dict[str, Any], leave_out: Collection[str]) -> None:
+def _copy_run(home: layout.Home, run_id: str, target: Path, label: dict[str, Any], summaries: bool) -> None:
     manifest = read_manifest(home, run_id)
     if manifest.status != "finished" or manifest.shards is None:
         raise InvalidDataError(f"run {run_id} is {manifest.status}; only finished runs are archived")
@@ -113,16 +113,26 @@ def _copy_run(home: layout.Home, run_id: str, target: Path, label: dict[str, Any
     paths = shard_paths(home, manifest)
     write_manifest(target, _relabelled(manifest, archived, label))
     for table in schema.tables("result"):
-        if paths.get(table.name) and table.name not in leave_out:
+        if paths.get(table.name) and not (summaries and table.name in PER_QUESTION):
             rows = pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths[table.name]])
+            if summaries and table.name == "training_log":
+                rows = at_validations(rows)
             rows = rows.cast(typed.arrow_schema(table)).sort_by([(name, "ascending") for name in table.key])
             if "baseline_run_id" in rows.column_names:
                 place = rows.column_names.index("baseline_run_id")
                 renamed = pc.binary_join_element_wise(rows["baseline_run_id"], SUFFIX, "")
                 rows = rows.set_column(place, rows.schema.field(place), renamed)
             columns = {name: rows[name].to_pylist() for name in rows.column_names if name != "run_id"}
-            shards.write_shard(target, table.name, archived, "archive", columns)
+            shards.write_shard(target, table.name, archived, "archive", columns, packed=False)
     seal(target, archived, status="finished", ended_at=manifest.ended_at)
+
+
+def at_validations(log: pa.Table) -> pa.Table:
+    """The rows of a training log at its first step and at those with a validation: enough to see where it went."""
+    validated = log.filter(pc.equal(log["quantity"], "validation_nll"))["step"].to_pylist()
+    steps = [step for step in log["step"].to_pylist() if step]
+    kept = {*validated, *([min(steps)] if steps else [])}
+    return log.filter(pc.is_in(log["step"], pa.array(sorted(kept), log.schema.field("step").type)))
 
 
 def _relabelled(manifest: RunManifest, run_id: str, label: dict[str, Any]) -> RunManifest:

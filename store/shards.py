@@ -49,18 +49,21 @@ def write_shard(
     name: str,
     data: pa.Table | Mapping[str, Any],
     steps: Sequence[str] | None = None,
+    packed: bool = True,
 ) -> Path:
     """The path of the shard that now holds ``data``; a shard written before under the same ``name`` is replaced.
 
     ``data`` maps column names to arrays (2-D ``[rows, k]`` for list columns), sequences, or one scalar for a
     constant column; ``run_id`` may be left out. NaN, infinities, unknown, missing and wrong-typed columns are
     refused by name. ``steps`` are the names under which the rows were written before, when that was not ``name``.
+    ``packed=False`` leaves compressing to the archive the shard goes into, which does it better with small shards.
     """
     spec = layout.check_table(table, "fact", "result")
     path = layout.shard_path(home, table, run_id, shard_name(name))
     rows = typed.arrow_table(spec, data, run_id)
     with files.replacing(path) as temporary:
-        _write(temporary, spec, rows, _metadata(table, run_id, path.name, _own_step(name) if steps is None else steps))
+        metadata = _metadata(table, run_id, path.name, _own_step(name) if steps is None else steps)
+        _write(temporary, spec, rows, metadata, packed)
     return path
 
 
@@ -79,18 +82,18 @@ def _metadata(table: str, run_id: str, name: str, steps: Sequence[str] = ()) -> 
     }
 
 
-def _write(path: Path, spec: Table, rows: pa.Table, metadata: dict[str, str]) -> None:
+def _write(path: Path, spec: Table, rows: pa.Table, metadata: dict[str, str], packed: bool) -> None:
     floats = [leaf for column in spec.columns if (leaf := _leaf(column, "FLOAT", "DOUBLE"))]
     # No Arrow schema, no time stamp: the bytes depend on the rows alone. Page checksums show a flipped bit.
     with pq.ParquetWriter(
         path,
         rows.schema,
-        compression="zstd",
+        compression="zstd" if packed else "none",
         version="2.6",
         store_schema=False,
         write_page_checksum=True,
-        use_dictionary=[leaf for column in spec.columns if (leaf := _leaf(column)) and leaf not in floats],
-        column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+        use_dictionary=[leaf for column in spec.columns if packed and (leaf := _leaf(column)) and leaf not in floats],
+        column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT") if packed else None,
     ) as writer:
         writer.write_table(rows, row_group_size=ROW_GROUP)
         writer.add_key_value_metadata(metadata)

@@ -67,7 +67,9 @@ def reproduce(
 def archive(
     output: Annotated[Path, typer.Argument(help="File to write, e.g. results.zip.")],
     name: Annotated[str, typer.Option(help="Only runs whose experiment name begins so.")] = "",
-    summaries: Annotated[bool, typer.Option("--summaries", help="Leave out answers and scores per question.")] = False,
+    summaries: Annotated[
+        bool, typer.Option("--summaries", help="Leave out answers and scores per question, and most training steps.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Pack the results of finished runs (no prompts, no routing) into one file that `vmoer import` reads."""

@@ -19,7 +19,7 @@ from pipelines.thesis.estimate import estimate
 from pipelines.thesis.report import latex, markdown, sections
 from pipelines.thesis.results import Results
 from pipelines.thesis.suite import Suite, load_suite, plan, present_sets
-from store.archive import PER_QUESTION, write_archive
+from store.archive import write_archive
 from store.files import write_text
 from store.reader import open_store
 
@@ -88,9 +88,8 @@ def write_document(name: str, form: str, model: str, settings: Settings, output:
 def write_runs(run_ids: list[str], settings: Settings, output: Path, summaries: bool = False) -> Path:
     """Archive runs into ``output``, labelled with this checkout's commit and today's date.
 
-    ``summaries`` leaves out the rows per question, for suites of many runs.
+    ``summaries`` leaves out the rows per question and most training steps, for suites of many runs.
     """
     label = {"commit": (commit() or "unknown")[:12], "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     with tempfile.TemporaryDirectory() as scratch:
-        leave_out = PER_QUESTION if summaries else ()
-        return write_archive(settings.home, run_ids, output, Path(scratch), label, leave_out)
+        return write_archive(settings.home, run_ids, output, Path(scratch), label, summaries)

@@ -230,13 +230,17 @@ def test_archive_holds_results_alone_and_reads_back_beside_the_originals(compute
 
 def test_an_archive_of_summaries_has_no_rows_per_question(computed: Path, tmp_path: Path) -> None:
     ids = [run.run_id for run in spec().runs()]
-    path = write_archive(computed, ids, tmp_path / "small.zip", _made(tmp_path / "scratch"), {}, PER_QUESTION)
+    path = write_archive(computed, ids, tmp_path / "small.zip", _made(tmp_path / "scratch"), {}, summaries=True)
     read_archive(path, tmp_path / "new")
     assert verify(tmp_path / "new") == []
     with open_store(tmp_path / "new") as ours, open_store(computed) as theirs:
         assert len(ours.query("SELECT * FROM metrics")) == len(theirs.query("SELECT * FROM metrics"))
         assert [len(ours.query(f"SELECT * FROM {name}")) for name in PER_QUESTION] == [0, 0]  # noqa: S608  fixed names
         assert len(theirs.query("SELECT * FROM predictions"))
+        steps = "SELECT DISTINCT step FROM training_log ORDER BY step"
+        validated = "SELECT DISTINCT step FROM training_log WHERE quantity = 'validation_nll' OR step = 1 ORDER BY step"
+        assert ours.query(steps).equals(theirs.query(validated))
+        assert len(ours.query(steps)) < len(theirs.query(steps))
 
 
 def test_hostile_archives_are_refused_by_name(computed: Path, tmp_path: Path) -> None:
