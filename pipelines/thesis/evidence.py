@@ -213,14 +213,21 @@ def temperature_section(results: Results) -> Section:
         for _, run in runs[(runs["method"] == "vtsr") & (runs["estimator"] == "in-router")].iterrows():
             mine = results.temperatures[results.temperatures["run_id"] == run["run_id"]]
             seed = "0" if part == "main" else part.rpartition("-")[2]
-            for _, row in mine.iterrows():
-                values = [cell(row[name]) for name in ("first", "last", "least", "most")]
-                rows.append([run["questions"], seed, str(row["layer"]), *values, str(row["steps"])])
+            if mine.empty:
+                continue
+            values = [mine["first"].mean(), mine["last"].min(), mine["last"].mean(), mine["last"].max()]
+            ends = [mine["least"].min(), mine["most"].max()]
+            shown = [cell(float(value)) for value in (*values, *ends)]
+            rows.append([run["questions"], seed, str(len(mine)), *shown, str(mine["steps"].max())])
     return Section(
         "E6 Temperature of `vtsr` over seeds",
-        "Mean over the real tokens of a batch, at every training step (T₀ = 1). The router itself bounds T to e⁻⁴ … "
-        "e⁴; *collapse* would be a T near 0, *explosion* one that grows to the end.",
-        ("questions", "training seed", "layer", "T at the first step", "at the last", "least", "most", "steps"),
+        "Mean over the real tokens of a batch, per layer (T₀ = 1), at the training steps that are stored: an archive "
+        "of summaries keeps the first and those with a validation. The router itself bounds T to e⁻⁴ … e⁴; *collapse* "
+        "would be a T near 0, *explosion* one that grows to the end.",
+        (
+            *("questions", "training seed", "layers", "T at the first step, mean", "at the last, lowest layer"),
+            *("mean", "highest layer", "least at any step", "most at any step", "steps"),
+        ),
         rows,
     )
 

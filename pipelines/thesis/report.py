@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from pipelines.thesis.cells import Section, cell, percent_text
+from pipelines.thesis.checks import repeats_section, training_section
 from pipelines.thesis.claims import CLAIMS, FLOPS, overall
 from pipelines.thesis.evidence import (
     calibration_section,
@@ -38,6 +39,8 @@ def sections(results: Results) -> list[Section]:
         _verdicts(findings),
         stability_section(results),
         calibration_section(results),
+        repeats_section(results),
+        training_section(results),
         letter_section(results),
         ood_section(results),
         *variant_sections(results),
