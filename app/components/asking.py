@@ -21,6 +21,23 @@ _NO_LAYERS = "the routers' own, else all"
 
 
 @dataclass(frozen=True)
+class Start:
+    """What the form holds when it is opened; ``note`` says where that comes from.
+
+    A ``model`` that is not offered, and ``methods`` of None, leave the form's own choice.
+    """
+
+    text: str = _EXAMPLES
+    model: str = ""
+    methods: list[str] | None = None
+    layers: str = ""
+    note: str = ""
+
+
+OWN = Start()
+
+
+@dataclass(frozen=True)
 class Asked:
     """What the form says: the prompts, and the values of a request without them."""
 
@@ -36,14 +53,16 @@ def layers_of(text: str) -> str | list[int] | None:
     return [int(part) for part in parts] if all(part.isascii() and part.isdigit() for part in parts) else text.strip()
 
 
-def ask(limits: Settings) -> None:
+def ask(limits: Settings, start: Start = Start()) -> None:  # frozen
     """Draw the form; when it is sent, the inspection or job is queued and its link opened."""
     models = web.allowed_models(limits)
     methods = list(live.known_methods(limits))
+    if start.note:
+        st.caption(start.note)
     with st.form("ask", border=True):
         text = st.text_area(
             "Prompt",
-            value=_EXAMPLES,
+            value=start.text,
             max_chars=limits.live_chars,
             height=110,
             help="One prompt, given to the model as it is. Ctrl+Enter sends the form.",
@@ -59,17 +78,20 @@ def ask(limits: Settings) -> None:
         )
         with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
             with st.container(width=230):
-                model = st.selectbox("Model", models, key="ask.model")
+                at = models.index(start.model) if start.model in models else 0
+                model = st.selectbox("Model", models, at, key="ask.model")
             with st.container(width=330):
                 chosen = st.multiselect(
                     "Methods beside deterministic",
                     methods,
-                    default=[name for name in ("fcvr",) if name in methods],
+                    default=[name for name in start.methods or ("fcvr",) if name in methods],
                     max_selections=4,
                     key="ask.methods",
                 )
             with st.container(width=200):
-                layers = st.text_input("Layers", placeholder=_NO_LAYERS, key="ask.layers", help="all, last:4 or 3, 4")
+                layers = st.text_input(
+                    "Layers", start.layers, placeholder=_NO_LAYERS, key="ask.layers", help="all, last:4 or 3, 4"
+                )
             with st.container(width=130):
                 samples = st.number_input("Samples", 1, limits.live_samples, min(20, limits.live_samples), key="ask.n")
             with st.container(width=130):

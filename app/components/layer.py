@@ -13,6 +13,7 @@ from app.components.figure import figure, heading
 from app.components.link import go
 from app.components.page import Page
 from app.components.stepper import stepper
+from app.components.stored import inspect_link
 from app.components.text import counted, plain
 from app.components.tokens import token_strip, visible
 
@@ -172,6 +173,9 @@ def draw_strip(page: Page, run_id: str, dataset: str, layer: int, by: str, optio
     token_strip(texts, shares.tolist(), titles, None)
     right_run = run_names.deterministic_of(page.runs, run_id)
     query = {"run": run_id, "dataset": dataset, "example": example, "part": "question"}
-    if right_run not in (None, run_id):
-        query["baseline"] = str(right_run)
-        st.page_link("views/compare.py", label="Compare this question with the deterministic run →", query_params=query)
+    with st.container(horizontal=True, gap="medium"):
+        if right_run not in (None, run_id):
+            query["baseline"] = str(right_run)
+            label = "Compare this question with the deterministic run →"
+            st.page_link("views/compare.py", label=label, query_params=query)
+        inspect_link(page, run_id, dataset, example)

@@ -14,6 +14,7 @@ from app.charts.compare import token_heatmap
 from app.components.figure import figure
 from app.components.link import go
 from app.components.page import Page
+from app.components.stored import inspect_link
 from app.components.text import counted, plain
 from app.components.tokens import token_strip, visible
 
@@ -53,6 +54,7 @@ def draw_prompt(page: Page, first: str, second: str, dataset: str, example: str,
     titles = [f"position {row.position}: {row.changed:.2f} of {top_k} experts changed" for row in tokens.itertuples()]
     token_strip(tokens["token"].tolist(), (tokens["changed"] / heaviest).tolist(), titles, marked)
     draw_strips(page, first, second, rows, tokens["token"].tolist(), marked)
+    inspect_link(page, second, dataset, example)
     figure(
         "Experts changed per token and layer",
         token_heatmap(

@@ -10,6 +10,7 @@ from app.components.explaining import explain
 from app.components.inspection import Inspected, draw
 from app.components.link import Link
 from app.components.page import head
+from app.components.stored import start_of
 from app.components.text import plain, sentence
 from app.components.watching import watch, worker_line
 from pipelines import live, web
@@ -76,7 +77,7 @@ def render() -> None:
     worker_line(limits)
     inspection_id = link.given("inspection")
     if inspection_id is None:
-        ask(limits)
+        ask(limits, start_of(link, settings.home, limits))
         return
     with st.expander("Inspect other prompts", expanded=False):
         ask(limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from pipelines.dashboard import MAIN
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
 from tests.app.test_pages import said
-from tests.store.factory import make_store
+from tests.store.factory import make_store, run_id
 
 
 def open_page(monkeypatch: pytest.MonkeyPatch, home: Path, page: str, link: dict[str, str] | None = None) -> AppTest:
@@ -66,6 +67,39 @@ def test_what_cannot_be_inspected_is_a_sentence(
     assert not app.exception
     assert sentence in app.error[0].value.replace("\\", "")
     assert "inspection" not in app.query_params
+
+
+def test_a_stored_question_opens_in_the_form_by_name_and_never_by_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"run": run_id("fcvr"), "dataset": "synthetic-id", "example": "synthetic-id-0003"}
+    make_store(tmp_path, runs=("fcvr",), layers=2, experts=4, top_k=2, examples=6)
+    app = open_page(monkeypatch, tmp_path, "inspect", named)
+    assert app.text_area(key="ask.text").value == "Question: synthetic question synthetic-id-0003?\nAnswer:"
+    assert "not among those offered" in said(app), "the model of this store is a synthetic one"
+    app.text_area(key="ask.text").set_value("another prompt")
+    app.button[-1].click().run()
+    assert set(app.query_params) == {"inspection"}, "what the link named is not what is inspected"
+    wrong = open_page(monkeypatch, tmp_path, "inspect", {**named, "example": "<b>nowhere</b>"})
+    assert "Example “\\<b\\>nowhere" in wrong.error[0].value
+    layers = open_page(monkeypatch, tmp_path, "layers", named)
+    layers.session_state["vmoer.drawn"] = "views/layers.py"
+    layers.run()
+    assert layers.get("page_link")[-1].proto.query_string == urlencode(named)
+    without = open_page(monkeypatch, tmp_path, "inspect", {"run": named["run"]})
+    assert "capital of France" in without.text_area(key="ask.text").value
+
+
+def test_a_question_whose_text_is_not_stored_cannot_be_taken_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"run": run_id("fcvr"), "dataset": "synthetic-id", "example": "synthetic-id-0003"}
+    make_store(tmp_path, runs=("fcvr",), layers=2, experts=4, top_k=2, examples=6, text=False)
+    app = open_page(monkeypatch, tmp_path, "layers", named)
+    app.session_state["vmoer.drawn"] = "views/layers.py"
+    app.run()
+    assert "text of this question is not stored" in said(app)
+    assert "is not stored; type or paste it" in open_page(monkeypatch, tmp_path, "inspect", named).info[-1].value
 
 
 def test_a_full_queue_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

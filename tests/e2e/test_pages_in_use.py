@@ -86,6 +86,10 @@ def test_a_click_in_the_heatmap_changes_layer_experts_and_tokens(browser: Browse
         page.get_by_role("heading", name="Tokens of layer 7").wait_for()
         page.get_by_role("heading", name="Experts of layer 7").wait_for()
         page.wait_for_function("old => document.querySelector('.vmoer-strip span')?.title !== old", arg=before)
+        page.get_by_role("link", name="Inspect this prompt").click()
+        page.get_by_role("heading", name="Inspect", exact=True).wait_for()
+        settle(page)
+        assert page.get_by_label("Prompt", exact=True).input_value().startswith("Question: synthetic question")
 
 
 def test_the_rest_of_a_page_follows_its_first_chart_and_a_choice_in_it_counts_for_the_whole_page(
