@@ -161,10 +161,15 @@ def verdict(why: Mapping[str, Any]) -> str:
         f"{why['baseline_value']:.4g}"
     )
     if why["complete"]:
-        return f"Complete: the values add up to the difference {change:+.4g} within {why['delta']:+.2g}. {asked}."
+        rest = f"{abs(why['delta']):.2g}"
+        return f"Complete: the values add up to the difference {_signed(change)} within {rest}. {asked}."
     share = "" if why["incomplete"] is None else f" ({why['incomplete']:.0%} of it)"
     return (
-        f"NOT COMPLETE: the values leave {-why['delta']:+.4g} of the difference {change:+.4g} unexplained{share}, "
-        "because tokens act together. Each bar alone is exact for what it says, the effect of replacing that one "
-        f"token. {asked}."
+        f"NOT COMPLETE: the values leave {_signed(-why['delta'])} of the difference {_signed(change)} unexplained"
+        f"{share}, because tokens act together. Each bar alone is exact for what it says, the effect of replacing that "
+        f"one token. {asked}."
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4g}".replace("-", "−")

@@ -122,10 +122,8 @@ def roc(frame: pd.DataFrame) -> alt.LayerChart:
     """ROC curves of the OoD sets against the in-distribution set, with chance and the 95 % true-positive line."""
     data, sets, dashes = _labels(require(frame, "dataset", "role", "fpr", "tpr"))
     unit = unit_scale()
-    x = alt.X(
-        "fpr:Q", title="in-distribution called OoD (false-positive rate)", scale=unit, axis=alt.Axis(format=".0%")
-    )
-    y = alt.Y("tpr:Q", title="OoD found (true-positive rate)", scale=unit, axis=alt.Axis(format=".0%"))
+    x = alt.X("fpr:Q", title="in-distribution called OoD (FPR)", scale=unit, axis=alt.Axis(format=".0%"))
+    y = alt.Y("tpr:Q", title="OoD found (TPR)", scale=unit, axis=alt.Axis(format=".0%"))
     chance = (
         alt.Chart(pd.DataFrame({"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]}))
         .mark_line(color=NEUTRAL, strokeDash=[4, 4], tooltip=None)

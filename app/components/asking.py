@@ -140,7 +140,7 @@ def _send(values: dict[str, Any], text: str, upload: Any, limits: Settings) -> N
                 "are traced as a job; its runs appear on the other pages.",
                 title="Queued as a job",
             )
-            st.page_link("views/jobs.py", label="Watch it on the Jobs page", query_params={"job": job_id})
+            st.page_link("views/jobs.py", label="Watch it on the Jobs page →", query_params={"job": job_id})
             return
         request = live.parse_request({**values, "prompts": [prompt.text for prompt in prompts]}, limits)
         inspection_id = live.submit(request, limits)

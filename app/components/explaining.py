@@ -29,7 +29,7 @@ _ALGORITHMS = {"ablation": "ablation (fast)", "shapley": "Shapley values (adds u
 def explain(shown: Inspected, asked: live.Request, limits: Settings, seconds: float) -> None:
     """Draw the question for the chosen token and layer, and the answer the link names."""
     st.markdown("#### Why is this token uncertain?", anchors=False)
-    token = str(shown.tokens.loc[shown.tokens["position"] == shown.position, "token"].iloc[0])
+    token = str(shown.tokens.loc[shown.tokens["position"] == shown.position, "token"].iloc[0]).strip()
     inside = shown.position < int(shown.summary["prompts"][shown.prompt]["n_tokens"])
     st.caption(
         plain(
@@ -91,6 +91,7 @@ def _answer(why_id: str, limits: Settings, seconds: float) -> None:
         return
     frame = inspected.parts(why)
     name = _QUANTITIES[why["quantity"]]
+    token = frame["token"].iloc[-1].strip()
     partial = "" if why["complete"] else " — not complete"
     orders = f", {why['permutations']} orders, lines are one standard error" if why["spread"] else ""
     run = {
@@ -105,11 +106,11 @@ def _answer(why_id: str, limits: Settings, seconds: float) -> None:
         "routers": summary["methods"][why["method"]]["heads"],
     }
     figure(
-        f"{name[:1].upper() + name[1:]} of “{frame['token'].iloc[-1]}” at layer {why['layer']}, by token{partial}",
+        f"{name[:1].upper() + name[1:]} of “{token}” at layer {why['layer']}, by token{partial}",
         attribution(frame, unit=f"{name} ({_UNITS[why['quantity']]})", exact=bool(why["complete"])),
         frame.drop(columns="label"),
         key="why.figure",
-        note=f"{why['algorithm']} under {why['method']}, {why['prompts_asked']:,} prompts asked{orders}. "
+        note=f"{why['algorithm'].capitalize()} under {why['method']}, {why['prompts_asked']:,} prompts asked{orders}. "
         f"{inspected.verdict(why)}",
         alt_text=f"What each token adds to the {name}",
         explains=("attribution",),

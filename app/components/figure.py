@@ -40,7 +40,8 @@ Drawing: TypeAlias = alt.TopLevelMixin | Sequence[Tile]
 class Figure:
     """One figure, drawn or not. ``table`` is what the chart plots; tiles are drawn as small multiples that wrap.
 
-    ``note`` states n, interval and direction. ``on_select`` gets the first point that the reader clicked.
+    ``note`` states n, interval and direction. With a ``width`` it is no wider than that, however wide the page.
+    ``on_select`` gets the first point that the reader clicked.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Figure:
     explains: Sequence[str] = ()
     selection: str | None = None
     on_select: Callable[[dict[str, Any]], None] | None = None
+    width: int | None = None
 
     def draw(self) -> None:
         """Draw it on the page."""
@@ -70,13 +72,14 @@ class Figure:
                 for number, tile in enumerate(self.chart):
                     _tile(tile, key=f"{self.key}.{number}", alt_text=self.alt_text)
         else:
-            _chart(
-                self.chart,
-                key=f"{self.key}.chart",
-                alt_text=self.alt_text,
-                selection=self.selection,
-                on_select=self.on_select,
-            )
+            with st.container(width=self.width or "stretch"):
+                _chart(
+                    self.chart,
+                    key=f"{self.key}.chart",
+                    alt_text=self.alt_text,
+                    selection=self.selection,
+                    on_select=self.on_select,
+                )
         table_behind(self.table, key=self.key)
 
     def section(self) -> Section:

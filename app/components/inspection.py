@@ -212,7 +212,7 @@ def _heatmap(shown: Inspected) -> None:
 
 
 def _chosen_token(shown: Inspected) -> str:
-    return str(shown.tokens.loc[shown.tokens["position"] == shown.position, "token"].iloc[0])
+    return str(shown.tokens.loc[shown.tokens["position"] == shown.position, "token"].iloc[0]).strip()
 
 
 def _fan(shown: Inspected) -> None:
@@ -239,7 +239,7 @@ def _next(shown: Inspected) -> None:
     first = min(entries)
     entry = entries.get(shown.position, entries[first])
     frame = inspected.candidates(entry)
-    after = str(shown.tokens.loc[shown.tokens["position"] == entry["position"], "token"].iloc[0])
+    after = str(shown.tokens.loc[shown.tokens["position"] == entry["position"], "token"].iloc[0]).strip()
     spread = " Grey: middle 80 % of the samples." if entry["position"] == first and shown.samples > 1 else ""
     same = "" if entry["position"] == shown.position else " The chosen token lies inside the prompt; this is its end."
     figure(
@@ -264,7 +264,7 @@ def _generated(shown: Inspected) -> None:
         charts.entropies(frame),
         frame,
         key="inspect.generated",
-        note=f"{len(taken)} new tokens, each the likeliest one under {shown.method}; entropy of each step's "
+        note=f"{counted(len(taken), 'new token')}, each the likeliest one under {shown.method}; entropy of each step's "
         "distribution over the next token, in nats; the last point is what would follow.",
         alt_text="Entropy of the next-token distribution at every generated token",
         card=shown.card("generated tokens"),

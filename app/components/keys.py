@@ -24,7 +24,10 @@ export default function ({ setTriggerValue }) {
 """
 _listener = st.components.v2.component("vmoer_keys", js=_LISTEN)
 
-_MOVES = "\n".join(f"| `{back}` / `{on}` | previous / next {name} |" for name, (back, on) in KEYS.items())
+_NOUNS = {"example": "question"}
+_MOVES = "\n".join(
+    f"| `{back}` / `{on}` | previous / next {_NOUNS.get(name, name)} |" for name, (back, on) in KEYS.items()
+)
 HELP = f"""
 **Keys**
 

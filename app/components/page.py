@@ -84,6 +84,16 @@ class Page:
             )
         states.empty(what, command, why=why)
 
+    def offer(self, path: str, run_id: str | None, what: str) -> None:
+        """A link to the same page of a run that has ``what`` the shown one lacks; nothing where there is none."""
+        if run_id is not None:
+            label = plain(f"Show {self.label(run_id)}, which has {what} →")
+            st.page_link(path, label=label, query_params={"run": run_id})
+
+    def with_metric(self, name: str) -> pd.DataFrame:
+        """The runs that have a number called ``name``."""
+        return self.runs[self.runs["run_id"].isin(self.data("metrics", names=(name,))["run_id"])]
+
     def banners(self, run_ids: Sequence[str]) -> None:
         """Say what a reader must know about the runs shown: archived, not finished, failed, synthetic model."""
         shown = [self.run(run_id) for run_id in run_ids]

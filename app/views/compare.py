@@ -23,7 +23,7 @@ from app.components.pagefile import keep
 from app.components.prompt import draw_prompt
 from app.components.stability import click_layer
 from app.components.stepper import stepper
-from app.components.text import counted
+from app.components.text import counted, plain
 from app.exports import Section
 from app.sections import paired
 from vmoer.metrics import definition
@@ -254,6 +254,22 @@ def draw_example(page: Page, first: str, second: str, rows: pd.DataFrame, exampl
     )
 
 
+def explain_absence(page: Page, silent: list[str]) -> None:
+    """Why two runs cannot be compared: those without any answers, else that they answered different questions."""
+    if silent:
+        states.empty(
+            f"No answers are stored for {plain(' and '.join(page.label(run_id) for run_id in silent))}",
+            "vmoer run SPEC.yaml   # with `evaluate` among its stages, both methods in one spec",
+            why="Prompts kept from Inspect are only traced; a run that stopped may not have come that far.",
+        )
+        return
+    st.error(
+        "These two runs share no question, so nothing can be compared: they were evaluated on different data. "
+        "Runs of one spec always share their questions.",
+        title="Not comparable",
+    )
+
+
 def render() -> None:
     """Draw the page."""
     page = open_page(
@@ -263,7 +279,8 @@ def render() -> None:
     )
     link = page.link
     run_ids = page.runs["run_id"].tolist()
-    second = link.pick("run", run_ids, run_names.default_run(page.runs))
+    answered = run_names.default_run(page.with_metric("accuracy"))
+    second = link.pick("run", run_ids, answered or run_names.default_run(page.runs))
     assert second is not None
     others = [run_id for run_id in run_ids if run_id != second]
     default = run_names.deterministic_of(page.runs, second)
@@ -304,14 +321,11 @@ def render() -> None:
     if first == second:
         st.info("Both sides name the same run; choose another first or second run.")
         return
-    if rows.empty:
-        st.error(
-            "These two runs share no question, so nothing can be compared: they were evaluated on different data. "
-            "Runs of one spec always share their questions.",
-            title="Not comparable",
-        )
-        return
     counts = [len(page.data("predictions", run_id)) for run_id in (first, second)]
+    if rows.empty:
+        explain_absence(page, [run_id for run_id, count in zip((first, second), counts, strict=True) if not count])
+        page.offer(PATH, answered, "answers")
+        return
     st.caption(pairs.shared_note(counts[0], counts[1], len(rows)))
     if len(parts) == 1:
         st.warning("The runs are of different models; their experts cannot be matched, so only answers are compared.")

@@ -34,7 +34,7 @@ def keep(asked: live.Request, limits: Settings) -> None:
         st.error(plain(sentence(str(error))), title="This cannot be kept as a run")
         return
     st.success("Queued: its runs appear on the other pages when it has finished.", title="Kept")
-    st.page_link("views/jobs.py", label="Watch it on the Jobs page", query_params={"job": job_id})
+    st.page_link("views/jobs.py", label="Watch it on the Jobs page →", query_params={"job": job_id})
 
 
 def results(inspection_id: str, link: Link, limits: Settings, seconds: float) -> None:
@@ -56,7 +56,6 @@ def results(inspection_id: str, link: Link, limits: Settings, seconds: float) ->
         return
     shown = Inspected(inspection_id, summary, table.to_pandas(), link)
     link.commit()
-    st.divider()
     draw(shown)
     explain(shown, asked, limits, seconds)
     st.divider()

@@ -16,7 +16,6 @@ from app.components.choices import choice_row
 from app.components.figure import figure
 from app.components.later import later
 from app.components.page import Page, open_page
-from app.components.text import plain
 from app.matching import MATCHED, SUFFIX, length_control, stored_control
 from app.palette import ROLE_LABELS
 from vmoer.metrics import DEFINITIONS
@@ -162,6 +161,7 @@ def draw_matrix(page: Page, run_id: str, rows: pd.DataFrame) -> None:
         note=f"▼ {INVERTED} marks values below 0.5: the score calls familiar questions foreign. Nothing is flipped; a "
         "score that is right only after flipping was not declared that way. The table also holds AUPRC and FPR@95TPR.",
         alt_text=f"Matrix of AUROC per score and OoD set. {said}",
+        width=280 + 210 * rows["dataset"].nunique(),
         card=card,
         explains=("auroc", "auprc", "fpr95"),
     )
@@ -187,9 +187,8 @@ def render() -> None:
     )
     link = page.link
     run_ids = page.runs["run_id"].tolist()
-    scored = page.runs[page.runs["run_id"].isin(page.data("metrics", names=("auroc",))["run_id"])]
-    default = run_names.default_run(scored) or run_names.default_run(page.runs)
-    run_id = link.pick("run", run_ids, default)
+    scored = run_names.default_run(page.with_metric("auroc"))
+    run_id = link.pick("run", run_ids, scored or run_names.default_run(page.runs))
     assert run_id is not None
     names = page.data("ood_score_names", run_id)
     scores = list(dict.fromkeys(names["score"]))
@@ -222,9 +221,7 @@ def render() -> None:
             why="Its spec asked for no OoD scores.",
             archived="This archived run came without OoD scores.",
         )
-        if not scored.empty:
-            label = f"Show {page.label(str(default))}, which has them →"
-            st.page_link(PATH, label=plain(label), query_params={"run": str(default)})
+        page.offer(PATH, scored, "them")
         return
     values = page.data("ood_scores", run_id, score, position, aggregation)
     values = values[values["role"] != "validation"]

@@ -230,6 +230,12 @@ def test_a_page_opens_on_a_run_that_has_what_it_shows_and_offers_it_from_one_tha
     assert "No OoD scores for this run" in said(app)
     assert any("deterministic, which has them" in link.proto.label for link in app.get("page_link"))
     assert charts(app) == 0
+    shutil.rmtree(tmp_path / "facts" / "table=predictions" / f"run_id={FCVR}")
+    seal(tmp_path, FCVR)
+    publish(tmp_path)
+    app = open_page(monkeypatch, tmp_path, "compare", {"run": FCVR, "baseline": DETERMINISTIC})
+    assert "No answers are stored for synthetic-moe · fcvr" in said(app).replace("\\", "")
+    assert any("deterministic, which has answers" in link.proto.label for link in app.get("page_link"))
 
 
 def test_the_numeric_noise_floor_stands_beside_the_runs_or_the_command_that_measures_it(

@@ -64,7 +64,7 @@ def test_a_typed_prompt_is_routed_and_a_click_on_a_token_changes_the_fan(
         page.wait_for_url("**token=3**")
         settle(page)
         page.get_by_role("button", name="Explain", exact=True).click()
-        page.get_by_text(re.compile(r"ablation under fcvr, \d+ prompts asked")).wait_for()
+        page.get_by_text(re.compile(r"Ablation under fcvr, \d+ prompts asked")).wait_for()
         settle(page)
         assert page.locator('[data-testid="stException"]').count() == 0
         assert elsewhere == []
@@ -72,7 +72,7 @@ def test_a_typed_prompt_is_routed_and_a_click_on_a_token_changes_the_fan(
     with opened(browser, link) as (page, _):  # the link restores token, layer and explanation
         page.locator(".strip .on").wait_for()
         assert page.locator(".strip span").nth(3).get_attribute("aria-selected") == "true"
-        page.get_by_text(re.compile("ablation under fcvr")).wait_for()
+        page.get_by_text(re.compile("Ablation under fcvr")).wait_for()
 
 
 def test_an_uploaded_file_of_prompts_comes_back_as_results(
