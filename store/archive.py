@@ -44,24 +44,34 @@ def write_archive(
 ) -> Path:
     """Pack finished runs into ``output``; ``label`` (commit, date) is kept in each manifest's card under ``archived``.
 
-    ``scratch`` is an empty folder to work in. ``summaries`` leaves out the tables with a row per question and, of the
-    training log, the steps between two validations. Refused when a run is unfinished or the archive would be too large.
+    ``scratch`` is an empty folder to work in. ``summaries`` leaves out the tables with a row per question and, where
+    the archive would be too large with them, the training steps between two validations. Refused when a run is
+    unfinished or the archive would be too large.
     """
     if not runs:
         raise NotFoundError("there is no run to archive: `vmoer runs` lists those there are")
-    for run_id in runs:
-        _copy_run(home, run_id, scratch, label, summaries)
+    for thinned in (False, True) if summaries else (False,):
+        folder = scratch / ("thinned" if thinned else "whole")
+        for run_id in runs:
+            _copy_run(home, run_id, folder, label, summaries, thinned)
+        content = _packed(folder)
+        if len(content) <= MAX_BYTES:
+            break
+    else:
+        raise InvalidDataError(f"the archive would have {len(content)} bytes; at most {MAX_BYTES} are allowed")
+    with files.replacing(output) as temporary:
+        temporary.write_bytes(content)
+    return output
+
+
+def _packed(folder: Path) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
-            info = zipfile.ZipInfo(path.relative_to(scratch).as_posix(), _EPOCH)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, path.read_bytes())
-    if content.tell() > MAX_BYTES:
-        raise InvalidDataError(f"the archive would have {content.tell()} bytes; at most {MAX_BYTES} are allowed")
-    with files.replacing(output) as temporary:
-        temporary.write_bytes(content.getvalue())
-    return output
+    return content.getvalue()
 
 
 def read_archive(archive: Path, home: layout.Home) -> list[str]:
@@ -103,7 +113,9 @@ def _unpack(archive: Path, home: layout.Home) -> list[str]:
     return wanted
 
 
-def _copy_run(home: layout.Home, run_id: str, target: Path, label: dict[str, Any], summaries: bool) -> None:
+def _copy_run(
+    home: layout.Home, run_id: str, target: Path, label: dict[str, Any], summaries: bool, thinned: bool
+) -> None:
     manifest = read_manifest(home, run_id)
     if manifest.status != "finished" or manifest.shards is None:
         raise InvalidDataError(f"run {run_id} is {manifest.status}; only finished runs are archived")
@@ -115,7 +127,7 @@ def _copy_run(home: layout.Home, run_id: str, target: Path, label: dict[str, Any
     for table in schema.tables("result"):
         if paths.get(table.name) and not (summaries and table.name in PER_QUESTION):
             rows = pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths[table.name]])
-            if summaries and table.name == "training_log":
+            if thinned and table.name == "training_log":
                 rows = at_validations(rows)
             rows = rows.cast(typed.arrow_schema(table)).sort_by([(name, "ascending") for name in table.key])
             if "baseline_run_id" in rows.column_names:

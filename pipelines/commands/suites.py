@@ -68,7 +68,8 @@ def archive(
     output: Annotated[Path, typer.Argument(help="File to write, e.g. results.zip.")],
     name: Annotated[str, typer.Option(help="Only runs whose experiment name begins so.")] = "",
     summaries: Annotated[
-        bool, typer.Option("--summaries", help="Leave out answers and scores per question, and most training steps.")
+        bool,
+        typer.Option("--summaries", help="Leave out answers and scores per question."),
     ] = False,
     json_: Json = False,
 ) -> None:

@@ -221,9 +221,9 @@ def temperature_section(results: Results) -> Section:
             rows.append([run["questions"], seed, str(len(mine)), *shown, str(mine["steps"].max())])
     return Section(
         "E6 Temperature of `vtsr` over seeds",
-        "Mean over the real tokens of a batch, per layer (T₀ = 1), at the training steps that are stored: an archive "
-        "of summaries keeps the first and those with a validation. The router itself bounds T to e⁻⁴ … e⁴; *collapse* "
-        "would be a T near 0, *explosion* one that grows to the end.",
+        "Mean over the real tokens of a batch, per layer (T₀ = 1), at the training steps that are stored: a large "
+        "archive keeps the first and those with a validation. The router itself bounds T to e⁻⁴ … e⁴; *collapse* would "
+        "be a T near 0, *explosion* one that grows to the end.",
         (
             *("questions", "training seed", "layers", "T at the first step, mean", "at the last, lowest layer"),
             *("mean", "highest layer", "least at any step", "most at any step", "steps"),

@@ -88,7 +88,7 @@ def write_document(name: str, form: str, model: str, settings: Settings, output:
 def write_runs(run_ids: list[str], settings: Settings, output: Path, summaries: bool = False) -> Path:
     """Archive runs into ``output``, labelled with this checkout's commit and today's date.
 
-    ``summaries`` leaves out the rows per question and most training steps, for suites of many runs.
+    ``summaries`` leaves out the rows per question, and most training steps if there are too many, for large suites.
     """
     label = {"commit": (commit() or "unknown")[:12], "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     with tempfile.TemporaryDirectory() as scratch:

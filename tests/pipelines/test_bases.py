@@ -234,13 +234,29 @@ def test_an_archive_of_summaries_has_no_rows_per_question(computed: Path, tmp_pa
     read_archive(path, tmp_path / "new")
     assert verify(tmp_path / "new") == []
     with open_store(tmp_path / "new") as ours, open_store(computed) as theirs:
-        assert len(ours.query("SELECT * FROM metrics")) == len(theirs.query("SELECT * FROM metrics"))
+        for name in ("metrics", "training_log"):
+            assert len(ours.query(f"SELECT * FROM {name}")) == len(theirs.query(f"SELECT * FROM {name}"))  # noqa: S608  fixed names
         assert [len(ours.query(f"SELECT * FROM {name}")) for name in PER_QUESTION] == [0, 0]  # noqa: S608  fixed names
         assert len(theirs.query("SELECT * FROM predictions"))
+
+
+def test_a_large_archive_of_summaries_keeps_the_training_steps_with_a_validation(
+    computed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [run.run_id for run in spec().runs()]
+    whole = write_archive(computed, ids, tmp_path / "a.zip", _made(tmp_path / "a"), {}, summaries=True)
+    monkeypatch.setattr("store.archive.MAX_BYTES", whole.stat().st_size - 1)
+    path = write_archive(computed, ids, tmp_path / "b.zip", _made(tmp_path / "b"), {}, summaries=True)
+    read_archive(path, tmp_path / "new")
+    assert verify(tmp_path / "new") == []
+    with open_store(tmp_path / "new") as ours, open_store(computed) as theirs:
         steps = "SELECT DISTINCT step FROM training_log ORDER BY step"
         validated = "SELECT DISTINCT step FROM training_log WHERE quantity = 'validation_nll' OR step = 1 ORDER BY step"
         assert ours.query(steps).equals(theirs.query(validated))
         assert len(ours.query(steps)) < len(theirs.query(steps))
+    monkeypatch.setattr("store.archive.MAX_BYTES", 1000)
+    with pytest.raises(InvalidDataError, match="at most 1000 are allowed"):
+        write_archive(computed, ids, tmp_path / "c.zip", _made(tmp_path / "c"), {}, summaries=True)
 
 
 def test_hostile_archives_are_refused_by_name(computed: Path, tmp_path: Path) -> None:
