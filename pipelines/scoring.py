@@ -50,6 +50,7 @@ def token_budget(context: Context) -> TokenBudget:
 
 def _probed(context: Context) -> TokenBudget:
     resident, tokens = context.resident, context.spec.batch_tokens
+    most = 0
     memory = device_memory(torch.device(resident.device_name))
     if memory is not None:
         longest = max(context.in_distribution.questions, key=lambda question: (tokens_about(question), question.id))
@@ -58,9 +59,10 @@ def _probed(context: Context) -> TokenBudget:
             budget = TokenBudget(size, tell=_refuse)
             _score(context, resident, [longest] * max(size // tokens_about(longest), 1), budget)
 
-        tokens = probe(one_pass, max(tokens // 8, 1), STEP_PASSES * tokens, memory)
+        most = STEP_PASSES * tokens
+        tokens = probe(one_pass, max(tokens // 8, 1), most, memory)
         context.note(f"forward passes hold {tokens} tokens, as the memory of {resident.device_name} was found to allow")
-    return TokenBudget(tokens, tell=context.note)
+    return TokenBudget(tokens, tell=context.note, most=most)
 
 
 def _refuse(sentence: str) -> None:

@@ -1,4 +1,5 @@
-"""As many tokens in one forward pass as the device's memory holds: found by a probe, halved when memory runs out.
+"""As many tokens in one forward pass as the device's memory holds: found by a probe, halved when memory runs out, and
+doubled again when it has sufficed for long, since other programs may have had it meanwhile.
 
 How inputs are grouped changes no result but its last bits (padding is masked and noise is keyed by token), so running
 out of memory costs time, never the computation.
@@ -20,46 +21,74 @@ Result = TypeVar("Result")
 
 #: share of the memory there is that a pass may be expected to take
 _SHARE = 0.8
+#: passes that succeed before more is tried; twice as many after each halving, so that a small memory is left in peace
+_PATIENCE = 64
 
 
 @dataclass
 class TokenBudget:
-    """Most ``tokens`` of one forward pass, padding included; ``tell(sentence)`` hears when they become fewer."""
+    """Most ``tokens`` of one forward pass, padding included, never more than ``most`` (0: those of the start);
+    ``tell(sentence)`` hears when they change.
+    """
 
     tokens: int
     tell: Callable[[str], None] = field(default=lambda sentence: None)
+    most: int = 0
+    _succeeded: int = field(default=0, init=False, repr=False)
+    _patience: int = field(default=_PATIENCE, init=False, repr=False)
 
-    def halve(self) -> None:
-        """Allow half as many from now on, and give back what the allocator keeps."""
-        before, self.tokens = self.tokens, max(self.tokens // 2, 1)
+    def __post_init__(self) -> None:
+        self.most = max(self.most, self.tokens)
+
+    def halve(self, failed: int) -> None:
+        """Allow half of the ``failed`` tokens that were too many, and give back what the allocator keeps."""
+        before, self.tokens = self.tokens, max(min(self.tokens, failed) // 2, 1)
+        self._succeeded, self._patience = 0, 2 * self._patience
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.tell(f"out of memory: forward passes hold {self.tokens} tokens from now on instead of {before}")
 
+    def _grow(self) -> None:
+        """Allow twice as many again after enough passes that succeeded."""
+        self._succeeded += 1
+        if self.tokens < self.most and self._succeeded >= self._patience:
+            before, self.tokens = self.tokens, min(2 * self.tokens, self.most)
+            self._succeeded = 0
+            self.tell(f"memory suffices: forward passes hold {self.tokens} tokens from now on instead of {before}")
+
     def passes(
-        self, items: Sequence[Item], size: Callable[[Sequence[Item]], int], work: Callable[[Sequence[Item]], Result]
+        self,
+        items: Sequence[Item],
+        size: Callable[[Sequence[Item]], int],
+        work: Callable[[Sequence[Item]], Result],
+        repeated: int = 1,
     ) -> Iterator[tuple[Sequence[Item], Result]]:
         """``(part, work(part))`` for ``items`` as one part, or in ever smaller ones where memory runs out.
 
-        ``size(part)`` is its tokens; ``work`` may look at the budget itself. Raises :class:`VmoerError` when a single
-        item does not fit.
+        ``size(part)`` is its tokens, each of which a pass holds ``repeated`` times; ``work`` may look at the budget
+        itself. Raises :class:`VmoerError` when a single item does not fit.
         """
-        found: list[Result] = []
-        with suppress(torch.OutOfMemoryError):  # tried again below, when no traceback holds what filled the memory
-            found.append(work(items))
-        if found:
-            yield items, found[0]
-            return
-        if len(items) == 1 and self.tokens <= size(items):
-            raise VmoerError(
-                f"{size(items)} tokens do not fit into the memory of this device in one forward pass; use a smaller "
-                "model, `dtype: bfloat16` or fewer samples"
-            )
-        self.halve()
-        middle = (len(items) + 1) // 2
-        for part in (items[:middle], items[middle:]):
-            if part:
-                yield from self.passes(part, size, work)
+        waiting, smallest_failed = [items], None
+        while waiting:
+            part = waiting.pop(0)
+            # what did not fit once is not tried again whole, so that each size costs one failure and one halving
+            if len(part) == 1 or smallest_failed is None or size(part) < smallest_failed:
+                found: list[Result] = []
+                with suppress(torch.OutOfMemoryError):  # gone on below, when no traceback holds what filled the memory
+                    found.append(work(part))
+                if found:
+                    self._grow()
+                    yield part, found[0]
+                    continue
+                if len(part) == 1 and self.tokens <= size(part):
+                    raise VmoerError(
+                        f"{size(part)} tokens do not fit into the memory of this device in one forward pass; use a "
+                        "smaller model, `dtype: bfloat16` or fewer samples"
+                    )
+                smallest_failed = size(part)
+                self.halve(repeated * smallest_failed)
+            middle = (len(part) + 1) // 2
+            waiting[:0] = [half for half in (part[:middle], part[middle:]) if half]
 
 
 class Memory(Protocol):

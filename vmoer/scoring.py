@@ -110,7 +110,7 @@ def score_options(
     done = 0
     with evaluation(model), torch.inference_mode():
         for batch in _batches(encoded, budget, repeated):
-            for part, scored in budget.passes(batch, _prompt_tokens, work):
+            for part, scored in budget.passes(batch, _prompt_tokens, work, repeated):
                 for item, result in zip(part, scored, strict=True):
                     results[item.number] = result
             done += len(batch)

@@ -56,7 +56,7 @@ def test_a_trace_is_complete_and_the_log_says_that_batches_were_halved(tmp_path:
     run = SPEC.runs()[0]
     (batch, *_) = trace.plan(made, run)
     found = rows(trace.compute(made, run, batch)["routing"])
-    assert notes[0] == "out of memory: forward passes hold 256 tokens from now on instead of 512"
+    assert notes[0] == "out of memory: forward passes hold 118 tokens from now on instead of 512"
     assert token_budget(made).tokens < 512
     made.resident.model._forward_pre_hooks.clear()
     undisturbed = rows(trace.compute(context(tmp_path, []), run, batch)["routing"])

@@ -52,7 +52,43 @@ def test_passes_do_every_item_once_in_order_in_parts_that_fit():
     assert all(result == sum(part) for part, result in found)
     assert max(len(part) for part, _ in found) <= 3
     assert budget.tokens < 64
-    assert told[0] == "out of memory: forward passes hold 32 tokens from now on instead of 64"
+    assert told[0] == "out of memory: forward passes hold 5 tokens from now on instead of 64"
+
+
+def test_passes_grow_again_when_other_programs_give_memory_back():
+    told, room = [], [3]
+    budget = TokenBudget(16, tell=told.append)
+
+    def work(part):
+        if len(part) > room[0]:
+            raise torch.OutOfMemoryError
+        return len(part)
+
+    def sizes(passes):
+        found = []
+        while len(found) < passes:
+            found += [size for _, size in budget.passes(range(budget.tokens), len, work)]
+        return found
+
+    assert max(sizes(50)) == 2, "16 and 8 and 4 do not fit"
+    assert len(told) == 3
+    room[0] = 100
+    assert sizes(10_000)[-1] == budget.tokens == 16, "never more than at the start"
+    assert told[3] == "memory suffices: forward passes hold 4 tokens from now on instead of 2"
+
+
+def test_a_memory_that_stays_small_is_left_in_peace():
+    failed = []
+    budget = TokenBudget(16)
+
+    def work(part):
+        if len(part) > 8:
+            failed.append(len(part))
+            raise torch.OutOfMemoryError
+
+    for _ in range(10_000):
+        list(budget.passes(range(budget.tokens), len, work))
+    assert 3 < len(failed) < 10
 
 
 def test_one_item_that_does_not_fit_is_refused_in_a_sentence():
