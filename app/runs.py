@@ -8,7 +8,11 @@ import pandas as pd
 
 from store.archive import SUFFIX
 
-CONTROLS = {"untrained": "untrained heads", "non-routing-noise": "non-routing noise"}
+CONTROLS = {
+    "untrained": "untrained heads", "non-routing-noise": "non-routing noise", "moe-noise": "noise on the MoE output",
+    "beta-zero": "β = 0", "unadapted": "model as loaded", "pretrained-routers": "pretrained routers",
+    "map-routers": "MAP routers",
+}  # fmt: skip
 _LADDER = (
     "deterministic", "map", "temperature", "mcdr", "swagr", "der", "laplace", "mfvr", "fcvr-lowrank", "fcvr", "vtsr",
 )  # fmt: skip
@@ -27,6 +31,12 @@ def describe(run: pd.Series | dict[str, Any]) -> str:
     if run["control"] != "none":
         parts.append(CONTROLS.get(run["control"], str(run["control"])))
     return " · ".join(parts)
+
+
+def baseline_names(family: list[dict[str, Any]]) -> list[str]:
+    """The runs of one experiment as baselines: a control by its own words alone where no other run has that control."""
+    short = [CONTROLS.get(run["control"], describe(run)) for run in family]
+    return [name if short.count(name) == 1 else describe(run) for name, run in zip(short, family, strict=True)]
 
 
 def labels(runs: pd.DataFrame) -> dict[str, str]:

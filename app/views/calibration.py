@@ -19,6 +19,7 @@ from app.charts.calibration import (
     risk_coverage_points,
 )
 from app.components import states
+from app.components.baselines import answer, draw_baselines
 from app.components.choices import choice_row
 from app.components.figure import Tile, figure, heading
 from app.components.format import interval, is_percent, missing, number
@@ -278,13 +279,15 @@ def render() -> None:
     calibrations = ["raw", "temperature-scaled"] if calibration == "both" else [calibration]
 
     def rest() -> None:
+        draw_baselines(page, run_ids, datasets)
+        draw_paired(page, run_ids, datasets)
         draw_risk(page, datasets[0], run_ids)
         for dataset in datasets[1:]:
             diagrams(page, dataset, run_ids, calibrations, scheme)
             draw_risk(page, dataset, run_ids)
-        draw_paired(page, run_ids, datasets)
         numbers(page, run_ids, datasets, calibrations)
 
+    answer(page, run_ids, datasets[0])
     if diagrams(page, datasets[0], run_ids, calibrations, scheme):
         later(PATH, rest)
     else:

@@ -13,8 +13,10 @@ from streamlit.testing.v1 import AppTest
 
 from app.components.pagefile import page_file
 from pipelines.dashboard import MAIN
+from store import queries
 from store.catalog import seal
 from store.publish import publish
+from store.reader import open_store
 from tests.store.factory import make_store, run_id
 
 PAGES = ["overview", "layers", "experts", "calibration", "ood", "compare", "training", "export"]
@@ -163,6 +165,21 @@ def test_calibration_draws_every_run_and_data_set_of_the_link(home: Path, monkey
     app = open_page(monkeypatch, home, "calibration", link)
     diagrams, curves, paired = 4, 2, 4  # runs × sets; one per set; accuracy, ECE, NLL and Brier score
     assert charts(app) == diagrams + curves + paired
+
+
+def test_calibration_says_above_its_charts_what_the_run_is_better_than(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_page(monkeypatch, home, "calibration", {"runs": [FCVR], "datasets": ["synthetic-id"]})
+    with open_store(home) as store:
+        rows = queries.comparisons(store, FCVR, names=("ece", "nll"))
+    rows = rows[rows["dataset"] == "synthetic-id"]
+    clear = rows[(rows["ci_low"] > 0) | (rows["ci_high"] < 0)]
+    text = next(one.value for one in app.markdown if "− baseline" in one.value)
+    assert f"n = {int(rows['n'].max())}" in text
+    assert text.count("[") == len(clear), "every interval without zero, and no other"
+    shown = next(one.value for one in app.dataframe if "against" in one.value.columns)
+    assert len(shown) == rows["baseline_run_id"].nunique()
 
 
 def test_more_runs_than_fit_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from app import pairs
 from app import runs as run_names
 from app.auroc import score_label
+from app.components.baselines import in_words
 from app.components.format import interval, is_percent, number
 from app.components.text import counted, plain, prose
 from app.components.tokens import strip_html, visible
@@ -92,6 +93,26 @@ def test_without_a_finished_run_the_newest_is_shown() -> None:
 def test_the_ladder_climbs_from_deterministic_to_bayesian_and_ends_with_controls() -> None:
     order = run_names.siblings(RUNS, "m.fcvr.predictive.1")["run_id"].tolist()
     assert order == ["m.det.none.1", "m.fcvr.in-router.1", "m.fcvr.predictive.1", "m.fcvr.in-router.untrained.1"]
+
+
+def test_a_baseline_is_called_by_its_control_where_that_is_enough() -> None:
+    family = run_names.records(RUNS[RUNS["experiment"] == "e1"])
+    assert run_names.baseline_names(family)[2] == "untrained heads"
+    twice = [*family, {**family[2], "estimator": "predictive"}]
+    assert run_names.baseline_names(twice)[2] == "fcvr · in-router · untrained heads"
+
+
+def test_what_a_run_is_better_than_is_named_with_its_interval_and_the_rest_counted() -> None:
+    rows = pd.DataFrame(
+        [("ece", "map", "second run better", "−1 [−2, −1]"), ("nll", "map", "second run worse", "+1 [1, 2]")]
+        + [("ece", f"b{number}", "no clear difference", "0 [−1, 1]") for number in range(4)]
+        + [("nll", "b0", "no clear difference", "0 [−1, 1]")],
+        columns=["metric", "against", "verdict", "text"],
+    )
+    assert in_words(rows).split("\n") == [
+        "- **ECE** ▲ better than map (−1 [−2, −1]); ● no clear difference from the other 4.",
+        "- **NLL, nats** ▼ worse than map (+1 [1, 2]); ● no clear difference from b0.",
+    ]
 
 
 def test_no_two_runs_have_the_same_name() -> None:
