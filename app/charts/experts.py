@@ -127,7 +127,13 @@ def choice_dots(frame: pd.DataFrame, *, n_experts: int, expert: int | None = Non
         outline = (
             alt.Chart(pd.DataFrame({"expert_index": [expert]}))
             .mark_rect(filled=False, stroke=MARK, strokeWidth=2.5, tooltip=None)
-            .encode(x=x, y=alt.YValue(0), y2=alt.Y2Value("height"))
+            # the whole band; beside a chart with offsets it would be as wide as one of them
+            .encode(
+                x=x.bandPosition(0),
+                x2=alt.X2("expert_index", bandPosition=1),
+                y=alt.YValue(0),
+                y2=alt.Y2Value("height"),
+            )
         )
     return stack(rule(1 / n_experts, "balanced 1/E"), points, outline, height=210)
 

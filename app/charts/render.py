@@ -55,7 +55,7 @@ def screen_spec(chart: alt.TopLevelMixin, fit: Literal["width", "none"]) -> dict
     # wrong for rows and columns that have a middle.
     spec["config"] = {
         **spec.get("config", {}),
-        "axisBand": {"labelFlush": False},
+        "axisXBand": {"labelFlush": False, "labelBound": 2},
         "axisYBand": {"labelFlush": False, "labelSeparation": 0},
     }
     spec["autosize"] = {"type": "fit-x" if fit == "width" else "pad", "contains": "padding"}

@@ -17,7 +17,7 @@ _STYLE = f"""<style>
   {{ fill: currentColor; fill-opacity: 0.8; }}
 [data-testid="stHorizontalBlock"] > [data-testid="stElementContainer"] :is(h3, h4) {{ padding-top: 0; }}
 @media (max-width: 640px) {{
-  [data-testid="stButtonGroup"] [role="radiogroup"] {{ gap: 0.4rem; }}
+  [data-testid="stButtonGroup"] [role="radiogroup"] {{ gap: 0.4rem; flex-wrap: wrap; mask: none; }}
   [data-testid="stButtonGroup"] [role="radio"] {{ margin: 0; border-radius: 0.5rem; }}
   [data-testid="stButtonGroup"] [role="radio"][aria-checked="false"]
     {{ border-color: color-mix(in srgb, currentColor 18%, transparent) !important; }}

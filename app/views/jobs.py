@@ -30,8 +30,8 @@ HALTED = ("failed", "lost", "cancelled")
 
 
 def label(job: jobs.Job) -> str:
-    """What the list calls a job."""
-    return f"{job.name} · {job.status} · {job.job_id}"
+    """What the list of choices calls a job; without its status, since an entry keeps the name it was drawn with."""
+    return f"{job.name} · {job.job_id}"
 
 
 def share(job: jobs.Job) -> float:
@@ -118,8 +118,8 @@ def _progress(job: jobs.Job) -> None:
             color=COLOURS.get(job.status, "gray"),  # type: ignore[arg-type]  # a literal there
         )
     if job.status == "running" and job.total and job.stage_total:
-        st.progress(share(job), text=plain(f"all stages: {progress_text(replace(job, stage='', message=''))}"))
-        stage = f"{job.stage}{f' of {job.message}' if job.message else ''}"
+        st.progress(share(job), text=plain(f"All stages: {progress_text(replace(job, stage='', message=''))}"))
+        stage = f"{job.stage[:1].upper()}{job.stage[1:]}{f' of {job.message}' if job.message else ''}"
         done = min(1.0, job.stage_done / job.stage_total)
         st.progress(done, text=prose(f"{stage}: {job.stage_done:,} of {job.stage_total:,}"))
     elif job.status == "running" and job.total:
