@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -127,8 +128,14 @@ def _build(home: layout.Home, target: Path, number: int, previous: Path | None) 
             connection.execute(engine.create(table))
         for name, rows in catalog_tables(manifests).items():
             _insert(connection, name, rows)
-        for manifest in manifests:
-            problems += _add_run(connection, home, manifest, known)
+        described, refused = _described(home, manifests)
+        problems += refused
+        kept = [one for one in described if known.get(one.manifest.run_id) == one.fingerprint]
+        _copy_runs(connection, kept)
+        with _Reader() as reader:
+            for one in described:
+                if known.get(one.manifest.run_id) != one.fingerprint:
+                    problems += _add_run(connection, reader, home, one)
         for problem in problems:
             connection.execute("INSERT INTO store_problems VALUES (?, ?, ?)", problem)
         connection.execute(
@@ -155,45 +162,89 @@ def _attach(connection: duckdb.DuckDBPyConnection, previous: Path | None) -> dic
     )
 
 
+@dataclass(frozen=True)
+class _Described:
+    """A run with its shards and what its rows follow from."""
+
+    manifest: RunManifest
+    paths: dict[str, list[Path]]
+    fingerprint: str
+
+
+class _Reader:
+    """One connection for the shards of many runs; a new one after a damaged shard, which may have made it useless."""
+
+    def __init__(self) -> None:
+        self.connection = engine.connect(threads=1)
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def renew(self) -> None:
+        self.connection.close()
+        self.connection = engine.connect(threads=1)
+
+
+def _described(
+    home: layout.Home, manifests: Sequence[RunManifest]
+) -> tuple[list[_Described], list[tuple[str, str, str]]]:
+    """The runs whose lists of shards can be read, and the others as rows of ``store_problems``."""
+    found, problems = [], []
+    for manifest in manifests:
+        try:
+            paths = shard_paths(home, manifest)
+            found.append(_Described(manifest, paths, _fingerprint(manifest, paths)))
+        except (StoreError, OSError, KeyError, TypeError) as error:
+            sentence = f"run {manifest.run_id}: its list of shards cannot be read: {error}"
+            problems.append((manifest.run_id, "runs", sentence))
+    return found, problems
+
+
+def _copy_runs(connection: duckdb.DuckDBPyConnection, kept: Sequence[_Described]) -> None:
+    """Insert the rows of unchanged runs from the attached previous generation, a table at a time."""
+    if not kept:
+        return
+    connection.register("kept", pa.table({"run_id": [one.manifest.run_id for one in kept]}))
+    own = ("store_fingerprints", "store_shards")
+    for name in [*own, *(table.name for table in schema.tables("result", "derived"))]:
+        connection.execute(
+            f'INSERT INTO "{name}" SELECT * FROM previous."{name}" WHERE run_id IN (SELECT run_id FROM kept)'
+        )
+    connection.unregister("kept")
+
+
 def _add_run(
-    connection: duckdb.DuckDBPyConnection, home: layout.Home, manifest: RunManifest, known: dict[str, str]
+    connection: duckdb.DuckDBPyConnection, reader: _Reader, home: layout.Home, one: _Described
 ) -> list[tuple[str, str, str]]:
-    """Insert the run's rows; the problems met, as rows of ``store_problems``."""
+    """Insert the rows of a run from its shards; the problems met, as rows of ``store_problems``."""
     problems: list[tuple[str, str, str]] = []
-    run_id = manifest.run_id
-    try:
-        paths = shard_paths(home, manifest)
-        fingerprint = _fingerprint(manifest, paths)
-    except (StoreError, OSError, KeyError, TypeError) as error:
-        return [(run_id, "runs", f"run {run_id}: its list of shards cannot be read: {error}")]
-    if known.get(run_id) == fingerprint:
-        for table in schema.tables("result", "derived"):
-            connection.execute(
-                f'INSERT INTO "{table.name}" SELECT * FROM previous."{table.name}" WHERE run_id = ?', [run_id]
-            )
-    else:
-        with engine.connect(threads=1) as reading:
-            tables = summaries.run_tables(
-                reading, manifest, paths, lambda name, error: problems.append((run_id, name, str(error)))
-            )
-        for name, rows in tables.items():
-            _insert(connection, name, rows)
-    connection.execute("INSERT INTO store_fingerprints VALUES (?, ?)", [run_id, fingerprint])
+    manifest, run_id = one.manifest, one.manifest.run_id
+    tables = summaries.run_tables(
+        reader.connection, manifest, one.paths, lambda name, error: problems.append((run_id, name, str(error)))
+    )
+    if problems:
+        reader.renew()
+    for name, rows in tables.items():
+        _insert(connection, name, rows)
+    connection.execute("INSERT INTO store_fingerprints VALUES (?, ?)", [run_id, one.fingerprint])
     hashes = {
         (table_name, entry["name"]): entry["sha256"]
         for table_name, entries in (manifest.shards or {}).items()
         for entry in entries
     }
-    for table_name, found in paths.items():
-        listed = pa.table(
-            {
-                "table_name": [table_name] * len(found),
-                "run_id": [run_id] * len(found),
-                "path": [path.relative_to(home).as_posix() for path in found],
-                "sha256": pa.array([hashes.get((table_name, path.name)) for path in found], pa.string()),
-            }
-        )
-        _insert(connection, "store_shards", listed)
+    places = [(table_name, path) for table_name, found in one.paths.items() for path in found]
+    listed = pa.table(
+        {
+            "table_name": pa.array([table_name for table_name, _ in places], pa.string()),
+            "run_id": pa.array([run_id] * len(places), pa.string()),
+            "path": pa.array([path.relative_to(home).as_posix() for _, path in places], pa.string()),
+            "sha256": pa.array([hashes.get((table_name, path.name)) for table_name, path in places], pa.string()),
+        }
+    )
+    _insert(connection, "store_shards", listed)
     return problems
 
 

@@ -82,7 +82,7 @@ def _metadata(table: str, run_id: str, name: str, steps: Sequence[str] = ()) -> 
     }
 
 
-def _write(path: Path, spec: Table, rows: pa.Table, metadata: dict[str, str], packed: bool) -> None:
+def _write(path: Path, spec: Table, rows: pa.Table, metadata: dict[str, str], packed: bool = True) -> None:
     floats = [leaf for column in spec.columns if (leaf := _leaf(column, "FLOAT", "DOUBLE"))]
     # No Arrow schema, no time stamp: the bytes depend on the rows alone. Page checksums show a flipped bit.
     with pq.ParquetWriter(

@@ -190,7 +190,7 @@ def test_a_publisher_that_dies_between_two_steps_changes_nothing(home, monkeypat
         raise KeyboardInterrupt
 
     if step == "build":
-        monkeypatch.setattr(publishing, "_add_run", die)
+        monkeypatch.setattr(publishing, "_copy_runs", die)
     elif step == "generation":
         monkeypatch.setattr(publishing.files, "sync_file", die)
     else:
