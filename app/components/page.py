@@ -56,6 +56,16 @@ class Page:
         """The readable name of a run."""
         return self.labels.get(run_id, run_id)
 
+    def option(self, run_id: str) -> str:
+        """The name of a run in a list of choices: an archived one says so where some are not."""
+        label = self.label(run_id)
+        said = label.endswith(" archived") or not run_id.endswith(SUFFIX)
+        return label if said or not self._mixed else f"{label} (archived)"
+
+    @cached_property
+    def _mixed(self) -> bool:
+        return self.runs["run_id"].str.endswith(SUFFIX).nunique() > 1
+
     def model(self, name: str) -> dict[str, Any]:
         """The catalog row of a model."""
         models = self.data("models")

@@ -263,7 +263,7 @@ def render() -> None:
     link.commit()
     with choice_row():
         with st.container(width=640):
-            link.select_many("runs", "Runs", options, show=page.label, limit=page.settings.max_runs)
+            link.select_many("runs", "Runs", options, show=page.option, limit=page.settings.max_runs)
         with st.container(width=380):
             link.select_many(
                 "datasets", "Data sets", available, show=lambda name: f"{name} ({ROLE_LABELS[roles[name]]})"

@@ -311,9 +311,9 @@ def render() -> None:
     link.commit()
     with choice_row():
         with st.container(width=490):
-            link.select("baseline", "First run", run_ids, show=page.label)
+            link.select("baseline", "First run", run_ids, show=page.option)
         with st.container(width=490):
-            link.select("run", "Second run", run_ids, show=page.label)
+            link.select("run", "Second run", run_ids, show=page.option)
         if sets:
             with st.container(width=240):
                 link.select("dataset", "Data set of experts and questions", sets)

@@ -154,7 +154,7 @@ def choices(page: Page, run_id: str, layers: list[int], datasets: list[str], exp
     link = page.link
     with choice_row():
         with st.container(width=420):
-            link.select("run", "Run", page.runs["run_id"].tolist(), show=page.label)
+            link.select("run", "Run", page.runs["run_id"].tolist(), show=page.option)
         if datasets:
             with st.container(width=240):
                 link.select("dataset", "Data set", datasets)

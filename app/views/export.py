@@ -165,9 +165,9 @@ def render() -> None:
     link.commit()
     with choice_row():
         with st.container(width=560):
-            link.select("baseline", "First run", run_ids, show=page.label)
+            link.select("baseline", "First run", run_ids, show=page.option)
         with st.container(width=560):
-            link.select("run", "Second run", run_ids, show=page.label)
+            link.select("run", "Second run", run_ids, show=page.option)
     chosen = list(dict.fromkeys([first, second]))
     page.banners(chosen)
     if first != second:

@@ -197,7 +197,7 @@ def choices(page: Page, run_id: str, gammas: list[float], layers: list[int], dat
     link = page.link
     with choice_row():
         with st.container(width=420):
-            link.select("run", "Run", page.runs["run_id"].tolist(), show=page.label)
+            link.select("run", "Run", page.runs["run_id"].tolist(), show=page.option)
         with st.container(width=130):
             link.select("layer", "Layer", layers)
         if gammas:

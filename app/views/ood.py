@@ -204,7 +204,7 @@ def render() -> None:
     link.commit()
     with choice_row():
         with st.container(width=560):
-            link.select("run", "Run", run_ids, show=page.label)
+            link.select("run", "Run", run_ids, show=page.option)
         if scores:
             with st.container(width=220):
                 link.select("score", "Score", scores, show=score_name)

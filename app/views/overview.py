@@ -16,6 +16,7 @@ from app.components.link import go
 from app.components.page import Page, open_page
 from app.components.text import plain
 from app.palette import ROLE_LABELS
+from store.archive import SUFFIX
 
 PATH = "views/overview.py"
 METRICS = ("accuracy", "ece", "nll")
@@ -35,8 +36,13 @@ DOORS = (
     ("views/jobs.py", "Jobs", "Evaluate a model on your questions in the background."),
     ("views/export.py", "Export", "Take tables, one database file or a report with you."),
 )
-
-
+# Nine doors: three rows of three, and below each other on a phone; no row is ever left with one or two.
+_EVEN = """<style>
+.st-key-doors { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 0.75rem; }
+@media (max-width: 640px) { .st-key-doors { grid-template-columns: minmax(0, 1fr); gap: 0.5rem; } }
+</style>"""
+#: where a run comes from, and the colour of its chip
+ORIGINS = {"archive": "blue", "here": "green"}
 EMPTY_AUROC = pd.DataFrame(columns=["aggregation", "ci_high"])
 
 
@@ -66,6 +72,7 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
                 "control": run["control"],
             }
             baseline = run_names.deterministic_of(page.runs, run["run_id"])
+            archived = run["run_id"].endswith(SUFFIX)
             said = verdicts.chips(
                 run,
                 dataset,
@@ -74,12 +81,13 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
             )
             number: dict[str, Any] = {
                 "run_id": run["run_id"],
+                "archived": archived,
                 **key,
                 "status": run["status"],
                 "data set": dataset,
                 "verdicts": said,
             }
-            text: dict[str, Any] = {**key, "verdicts": said}
+            text: dict[str, Any] = {"from": ["archive" if archived else "here"], **key, "verdicts": said}
             for metric in METRICS:
                 found = (
                     metrics.loc[[(run["run_id"], dataset, metric)]]
@@ -110,9 +118,10 @@ def draw_runs(page: Page) -> None:
     numbers, texts = runs_table(page)
     heading(
         "Runs",
-        "One row per run and in-distribution data set, newest first; 95 % intervals in brackets. Verdicts: paired "
-        "difference from the deterministic run; same = the interval holds 0; OoD inverted = a routing score is below "
-        "chance on some OoD set. Click the box at the left of a row to choose the run for every page.",
+        "One row per run and in-distribution data set, newest first; from here or from an archive; 95 % intervals in "
+        "brackets. Verdicts: paired difference from the deterministic run; same = the interval holds 0; OoD inverted = "
+        "a routing score is below chance on some OoD set. Click the box at the left of a row to choose the run for "
+        "every page.",
         key="runs",
         card=page.card(page.runs["run_id"].tolist(), "Runs", "runs, metrics"),
         table=numbers,
@@ -133,6 +142,14 @@ def draw_runs(page: Page) -> None:
         height=min(38 + 35 * len(texts), 420),
         alt="All runs with accuracy, ECE and NLL",
         column_config={
+            "from": st.column_config.MultiselectColumn(
+                "from",
+                options=list(ORIGINS),
+                color=list(ORIGINS.values()),
+                width=92,
+                pinned=True,
+                help="here: computed on this machine or its workers; archive: added as a file, results only",
+            ),
             "verdicts": st.column_config.MultiselectColumn(
                 "verdicts", options=list(verdicts.CHIPS), color=list(verdicts.CHIPS.values()), width=470
             ),
@@ -148,7 +165,8 @@ def draw_doors(page: Page, run_id: str) -> None:
     """Where the chosen run can be looked at, with the link that does it."""
     baseline = run_names.deterministic_of(page.runs, run_id)
     st.markdown(f"#### What you can do with {plain(page.label(run_id))}", anchors=False)
-    with st.container(horizontal=True, gap="small"):
+    st.html(_EVEN)
+    with st.container(key="doors"):
         for path, name, lead in DOORS:
             _door(path, name, lead, run_id, baseline)
 
@@ -159,7 +177,7 @@ def _door(path: str, name: str, lead: str, run_id: str, baseline: str | None) ->
         query["baseline"] = baseline
     if path.endswith("calibration.py"):
         query = {"runs": list(dict.fromkeys([baseline or run_id, run_id]))}
-    with st.container(border=True, gap="xsmall", width=168, height=140):
+    with st.container(border=True, gap="xsmall", height="stretch"):
         st.page_link(path, label=f"**{name}** →", query_params=query)
         st.caption(lead)
 

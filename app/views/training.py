@@ -129,7 +129,7 @@ def render() -> None:
     link.pick("quantity", quantities, moved[0] if moved else None)
     link.commit()
     with st.container(width=560):
-        link.select("run", "Run", run_ids, show=page.label)
+        link.select("run", "Run", run_ids, show=page.option)
     page.banners([run_id])
     if log.empty:
         explain_absence(page, run_id)

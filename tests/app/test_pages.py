@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from app.components.pagefile import page_file
 from pipelines.dashboard import MAIN
 from store import queries
+from store.archive import read_archive, write_archive
 from store.catalog import seal
 from store.publish import publish
 from store.reader import open_store
@@ -180,6 +181,26 @@ def test_calibration_says_above_its_charts_what_the_run_is_better_than(
     assert text.count("[") == len(clear), "every interval without zero, and no other"
     shown = next(one.value for one in app.dataframe if "against" in one.value.columns)
     assert len(shown) == rows["baseline_run_id"].nunique()
+
+
+def test_rows_and_choices_of_archived_runs_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"layers": 2, "experts": 4, "top_k": 2, "examples": 6}
+    make_store(tmp_path / "made", runs=("deterministic",), **small)
+    make_store(tmp_path / "here", runs=("fcvr",), **small)
+    (tmp_path / "scratch").mkdir()
+    packed = write_archive(
+        tmp_path / "made", [DETERMINISTIC], tmp_path / "a.zip", tmp_path / "scratch", {"date": "2026-01-01"}
+    )
+    read_archive(packed, tmp_path / "here")
+    app = open_page(monkeypatch, tmp_path / "here", "overview")
+    table = next(frame.value for frame in app.dataframe if "verdicts" in frame.value.columns)
+    assert dict(zip(table["run"], table["from"].map(list), strict=True)) == {
+        FCVR: ["here"],
+        f"{DETERMINISTIC}.archived": ["archive"],
+    }
+    assert table.columns[0] == "from", "seen without scrolling"
+    choices = open_page(monkeypatch, tmp_path / "here", "experts").selectbox[0].options
+    assert [name.endswith("(archived)") for name in choices] == ["fcvr" not in name for name in choices]
 
 
 def test_more_runs_than_fit_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
