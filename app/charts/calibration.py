@@ -173,6 +173,7 @@ def risk_coverage(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChar
     names = list(order)
     scale = alt.Scale(domain=names)
     legend = key_legend(1, lines=True)
+    legend["labelLimit"] = {"expr": "max(150, width - 60)"}  # names of runs are long where many are alike
     lines = (
         alt.Chart(data)
         .mark_line(strokeWidth=2, interpolate="step-before")

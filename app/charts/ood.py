@@ -203,6 +203,10 @@ def auroc_matrix(frame: pd.DataFrame, *, order: Sequence[str]) -> alt.LayerChart
         labelLimit={"expr": f"{narrow} ? width / {len(sets)} - 3 : 110"},
         labelFontSize=size(12, 9),
         labelOverlap=False,
+        # both lines of a label above the plot, in files too
+        labelPadding=18,
+        domain=False,
+        ticks=False,
         orient="top",
         grid=False,
     )

@@ -77,7 +77,7 @@ def flips(page: Page, first: str, second: str, rows: pd.DataFrame) -> Figure | N
     counts = pairs.flip_counts(rows)
     gained, lost = (int((rows["outcome"] == charts.OUTCOMES[place]).sum()) for place in (1, 2))
     return Figure(
-        f"Answers that changed: {gained} became right, {lost} became wrong",
+        f"{counted(gained, 'answer')} became right, {lost} wrong",
         charts.flips(counts),
         counts,
         key="flips",
