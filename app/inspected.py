@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from app.charts.inspect import CHOICES, MODELS, SIGNS
+from app.components.format import number
 from app.components.tokens import visible
 
 
@@ -163,7 +164,7 @@ def verdict(why: Mapping[str, Any]) -> str:
     if why["complete"]:
         rest = f"{abs(why['delta']):.2g}"
         return f"Complete: the values add up to the difference {_signed(change)} within {rest}. {asked}."
-    share = "" if why["incomplete"] is None else f" ({why['incomplete']:.0%} of it)"
+    share = "" if why["incomplete"] is None else f" ({number(why['incomplete'], percent=True)} of it)"
     return (
         f"NOT COMPLETE: the values leave {_signed(-why['delta'])} of the difference {_signed(change)} unexplained"
         f"{share}, because tokens act together. Each bar alone is exact for what it says, the effect of replacing that "

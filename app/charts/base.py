@@ -113,19 +113,26 @@ def chosen_marks(layers: Sequence[int], chosen: Sequence[int]) -> alt.Chart | No
     )
 
 
-def rule(
-    value: float, label: str, *, dash: Sequence[int] = (5, 4), horizontal: bool = True, below: bool = False
-) -> alt.LayerChart:
-    """A labelled reference line at ``value``; the label stands at its start, above the line unless ``below``."""
+def line_at(value: float, label: str, *, dash: Sequence[int] = (5, 4), horizontal: bool = True) -> alt.Chart:
+    """A reference line at ``value``; what it is stands in its tooltip."""
     frame = pd.DataFrame({"at": [float(value)], "label": [label]})
     channel = {"y": alt.Y("at:Q")} if horizontal else {"x": alt.X("at:Q")}
     line = alt.Chart(frame).mark_rule(color=NEUTRAL, strokeDash=list(dash), strokeWidth=1.5)
+    return line.encode(**channel, tooltip=[tip("label:N", "line"), tip("at:Q", "value", ".3f")])
+
+
+def rule(
+    value: float, label: str, *, dash: Sequence[int] = (5, 4), horizontal: bool = True, below: bool = False
+) -> alt.LayerChart:
+    """A reference line with its label, which stands at its start, above the line unless ``below``."""
+    frame = pd.DataFrame({"at": [float(value)], "label": [label]})
+    channel = {"y": alt.Y("at:Q")} if horizontal else {"x": alt.X("at:Q")}
     text = alt.Chart(frame).mark_text(
         color=NEUTRAL, align="left", baseline="top" if below else "bottom", dx=4, dy=3 if below else -2, fontSize=11
     )
     edge = {"x": alt.XValue(0)} if horizontal else {"y": alt.YValue(10)}
     return alt.layer(
-        line.encode(**channel, tooltip=[tip("label:N", "line"), tip("at:Q", "value", ".3f")]),
+        line_at(value, label, dash=dash, horizontal=horizontal),
         text.encode(**channel, **edge, text=alt.Text("label:N")),
     )
 

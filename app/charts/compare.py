@@ -74,9 +74,9 @@ def load_change(frame: pd.DataFrame, layers: Sequence[int], *, layer: int | None
             tooltip=[
                 tip("layer:O", "layer"),
                 tip("expert_index:O", "expert"),
-                tip("share_a:Q", "share in the first run", ".2%"),
-                tip("share_b:Q", "share in the second run", ".2%"),
-                tip("change:Q", "change", "+.2%"),
+                tip("share_a:Q", "share in the first run", ".1%"),
+                tip("share_b:Q", "share in the second run", ".1%"),
+                tip("change:Q", "change", "+.1%"),
             ],
         )
         .add_params(layer_selection())

@@ -13,9 +13,9 @@ from app.charts.base import (
     key_legend,
     layer_axis,
     left_axis,
+    line_at,
     ramp_legend,
     require,
-    rule,
     selected_outline,
     stack,
     tip,
@@ -53,7 +53,7 @@ def load_heatmap(
             tooltip=[
                 tip("layer:O", "layer"),
                 tip("expert_index:O", "expert"),
-                tip(f"{value}:Q", "share of the load", ".2%"),
+                tip(f"{value}:Q", "share of the load", ".1%"),
                 tip("relative:Q", "times the balanced load", ".2f"),
                 tip("n_tokens:Q", "tokens", ",d"),
             ],
@@ -75,17 +75,17 @@ def expert_bars(frame: pd.DataFrame, *, value: str = "share") -> alt.LayerChart:
         .encode(
             x=alt.X("expert_index:O", title="expert", axis=index_axis(grid=True)),
             xOffset=alt.XOffset("dataset:N", scale=alt.Scale(domain=names, paddingOuter=0.6)),
-            y=alt.Y(f"{value}:Q", scale=alt.Scale(zero=True), axis=left_axis("share of load", form=".0%")),
+            y=alt.Y(f"{value}:Q", scale=alt.Scale(zero=True), axis=left_axis("share of load (line: 1/E)", form=".0%")),
             color=alt.Color("dataset:N", title=None, scale=alt.Scale(domain=names), legend=key_legend()),
             shape=alt.Shape("dataset:N", title=None, scale=alt.Scale(domain=names)),
             tooltip=[
                 tip("expert_index:O", "expert"),
                 tip("dataset:N", "data set"),
-                tip(f"{value}:Q", "share of the load", ".2%"),
+                tip(f"{value}:Q", "share of the load", ".1%"),
             ],
         )
     )
-    return stack(rule(1 / experts, "balanced 1/E"), points, height=190)
+    return stack(line_at(1 / experts, "balanced 1/E"), points, height=190)
 
 
 def choice_dots(frame: pd.DataFrame, *, n_experts: int, expert: int | None = None) -> alt.LayerChart:
@@ -106,7 +106,9 @@ def choice_dots(frame: pd.DataFrame, *, n_experts: int, expert: int | None = Non
         .encode(
             x=x,
             xOffset=alt.XOffset("counted:N", scale=alt.Scale(domain=names, paddingOuter=0.6)),
-            y=alt.Y("fraction:Q", scale=alt.Scale(zero=True), axis=left_axis("share of the layer", form=".0%")),
+            y=alt.Y(
+                "fraction:Q", scale=alt.Scale(zero=True), axis=left_axis("share of the layer (line: 1/E)", form=".0%")
+            ),
             color=alt.Color(
                 "counted:N",
                 title=None,
@@ -117,7 +119,7 @@ def choice_dots(frame: pd.DataFrame, *, n_experts: int, expert: int | None = Non
             tooltip=[
                 tip("expert_index:O", "expert"),
                 tip("counted:N", "counted in"),
-                tip("fraction:Q", "share", ".2%"),
+                tip("fraction:Q", "share", ".1%"),
             ],
         )
         .add_params(alt.selection_point(name="expert", fields=["expert_index"], on="click", empty=False))
@@ -135,7 +137,7 @@ def choice_dots(frame: pd.DataFrame, *, n_experts: int, expert: int | None = Non
                 y2=alt.Y2Value("height"),
             )
         )
-    return stack(rule(1 / n_experts, "balanced 1/E"), points, outline, height=210)
+    return stack(line_at(1 / n_experts, "balanced 1/E"), points, outline, height=210)
 
 
 def company(frame: pd.DataFrame, *, n_experts: int, expert: int | None = None) -> alt.LayerChart:

@@ -1,4 +1,7 @@
-"""Numbers as the dashboard writes them: percent for fractions, intervals in brackets, a dash for what is missing."""
+"""Numbers as the dashboard writes them: percent for fractions, intervals in brackets, a dash for what is missing.
+
+Percent have one decimal in sentences, tooltips (``.1%``) and tables (:data:`PERCENT`); axes and progress have none.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import pandas as pd
 from vmoer.metrics import DEFINITIONS
 
 MISSING = "–"
+#: how a table's column writes percent, that is fractions times 100; Streamlit's own ``percent`` has 0 to 2 decimals
+PERCENT = "%.1f %%"
 
 
 def missing(value: object) -> bool:

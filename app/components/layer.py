@@ -10,6 +10,7 @@ import streamlit as st
 from app import runs as run_names
 from app.charts import experts as charts
 from app.components.figure import figure, heading
+from app.components.format import PERCENT
 from app.components.link import go
 from app.components.page import Page
 from app.components.stepper import stepper
@@ -31,7 +32,7 @@ _COLUMNS = {
     "n": st.column_config.NumberColumn("tokens", format="localized"),
     "mean_entropy": st.column_config.NumberColumn("routing entropy, nats", format="%.3f"),
     "mean_variance": st.column_config.NumberColumn("logit variance", format="%.3g"),
-    "share_changed": st.column_config.NumberColumn("experts changed", format="percent"),
+    "share_changed": st.column_config.NumberColumn("experts changed", format=PERCENT),
     "mean_margin": st.column_config.NumberColumn("top-k margin", format="%.4f"),
 }
 
@@ -82,6 +83,12 @@ def draw_experts(page: Page, run_id: str, layer: int, weighting: str) -> None:
     )
 
 
+def _shown(rows: pd.DataFrame, name: str, *columns: str) -> pd.DataFrame:
+    """The columns of ``rows`` that hold anything, shares in percent."""
+    rows = rows.assign(share_changed=100 * rows["share_changed"])
+    return rows[[name, "n", *columns]].dropna(axis="columns", how="all")
+
+
 def draw_tokens(page: Page, run_id: str, dataset: str, layer: int, by: str) -> None:
     """The tokens and questions of a layer that it routes least surely, side by side; a row of the second is chosen."""
     limit = page.settings.max_drill
@@ -97,7 +104,7 @@ def draw_tokens(page: Page, run_id: str, dataset: str, layer: int, by: str) -> N
     first = [column, *(name for name in _COLUMNS if name not in (column, "n"))]
     left, right = st.columns(2, gap="large")
     with left:
-        shown = tokens.assign(
+        named = tokens.assign(
             token=[visible(text, int(one)) for text, one in zip(tokens["token"], tokens["token_id"], strict=True)]
         )
         heading(
@@ -109,7 +116,7 @@ def draw_tokens(page: Page, run_id: str, dataset: str, layer: int, by: str) -> N
             explains=(EXPLAINED.get(by, by),),
         )
         st.dataframe(
-            shown[["token", "n", *first]].dropna(axis="columns", how="all"),
+            _shown(named, "token", *first),
             hide_index=True,
             key="tokens.frame",
             height=300,
@@ -131,7 +138,7 @@ def draw_tokens(page: Page, run_id: str, dataset: str, layer: int, by: str) -> N
                 go("example", str(examples.iloc[rows[0]]["example_id"]))
 
         st.dataframe(
-            examples[["example_id", "n", *first]].dropna(axis="columns", how="all"),
+            _shown(examples, "example_id", *first),
             hide_index=True,
             key="questions.frame",
             height=300,

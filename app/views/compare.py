@@ -15,7 +15,7 @@ from app.charts import compare as charts
 from app.components import states
 from app.components.choices import choice_row
 from app.components.figure import Figure, Tile
-from app.components.format import is_percent
+from app.components.format import PERCENT, is_percent, number
 from app.components.later import later
 from app.components.link import go
 from app.components.page import Page, open_page
@@ -159,7 +159,8 @@ def load_change(page: Page, first: str, second: str, _: pd.DataFrame) -> Figure 
         rows,
         key="moved",
         note=f"Share of the layer's tokens on {dataset}, second run − first run; orange = gained, blue = lost. Most "
-        f"load moved in layer {layers[int(moved.to_numpy().argmax())]}: {moved.max():.1%} of its slots went elsewhere.",
+        f"load moved in layer {layers[int(moved.to_numpy().argmax())]}: {number(moved.max(), percent=True)} of its "
+        "slots went elsewhere.",
         alt_text="Change of load share per layer and expert between the two runs",
         card=page.card([first, second], "Load change", "expert_load"),
         explains=("load_share",),
@@ -233,10 +234,10 @@ def draw_example(page: Page, first: str, second: str, rows: pd.DataFrame, exampl
     for side, run_id in (("a", first), ("b", second)):
         probs = run_names.as_list(row[f"probs_{side}"])
         line: dict[str, Any] = {"run": page.label(run_id), "answer": "right" if row[f"correct_{side}"] else "wrong"}
-        for number, prob in enumerate(probs):
-            name = str(choices[number]) if number < len(choices) else f"option {number}"
-            sign = " ✓" if number == int(row["answer_index"]) else ""
-            line[f"{name}{sign}"] = float(prob)
+        for place, prob in enumerate(probs):
+            name = str(choices[place]) if place < len(choices) else f"option {place}"
+            sign = " ✓" if place == int(row["answer_index"]) else ""
+            line[f"{name}{sign}"] = 100 * float(prob)
         shown.append(line)
     frame = pd.DataFrame(shown)
     st.dataframe(
@@ -245,7 +246,7 @@ def draw_example(page: Page, first: str, second: str, rows: pd.DataFrame, exampl
         key="answers",
         alt="Probability of each option in both runs",
         column_config={
-            name: st.column_config.ProgressColumn(name, format="percent", min_value=0, max_value=1)
+            name: st.column_config.ProgressColumn(name, format=PERCENT, min_value=0, max_value=100)
             for name in frame.columns[2:]
         },
     )

@@ -13,6 +13,7 @@ from app.charts import experts as charts
 from app.components import layer as depth
 from app.components.choices import choice_row
 from app.components.figure import figure, heading
+from app.components.format import PERCENT
 from app.components.later import later
 from app.components.link import go
 from app.components.page import Page, open_page
@@ -116,7 +117,7 @@ def draw_expert(page: Page, run_id: str, dataset: str, layer: int, expert: int) 
         explains=("load_share",),
     )
     st.dataframe(
-        rows.assign(token=texts)[["token", "n", "n_read", "share", "lift", "mean_gate"]],
+        rows.assign(token=texts, share=100 * rows["share"])[["token", "n", "n_read", "share", "lift", "mean_gate"]],
         hide_index=True,
         key="tokens.frame",
         height=min(38 + 35 * len(rows), 420),
@@ -124,7 +125,7 @@ def draw_expert(page: Page, run_id: str, dataset: str, layer: int, expert: int) 
             "token": st.column_config.TextColumn(pinned=True),
             "n": st.column_config.NumberColumn("served", format="localized"),
             "n_read": st.column_config.NumberColumn("read", format="localized"),
-            "share": st.column_config.ProgressColumn("share of reads", format="percent", min_value=0, max_value=1),
+            "share": st.column_config.ProgressColumn("share of reads", format=PERCENT, min_value=0, max_value=100),
             "lift": st.column_config.NumberColumn("times its overall share", format="%.1f"),
             "mean_gate": st.column_config.NumberColumn("mean gate weight", format="%.3f"),
         },

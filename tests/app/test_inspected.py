@@ -113,7 +113,7 @@ def test_tokens_of_the_same_text_stay_apart() -> None:
 def test_an_incomplete_explanation_says_so_with_its_number() -> None:
     text = inspected.verdict(WHY)
     assert text.startswith("NOT COMPLETE")
-    assert "70%" in text
+    assert "70.0 %" in text
     assert "+0.7" in text
     assert inspected.verdict({**WHY, "complete": True, "delta": 0.0}).startswith("Complete")
     assert "NOT" in inspected.verdict({**WHY, "incomplete": None})
