@@ -78,20 +78,40 @@ def ladder_order(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.loc[keys.sort_values(["control", "method", "name", "estimator", "run_id"]).index]
 
 
-def default_run(runs: pd.DataFrame) -> str | None:
-    """What to show first: of the newest experiment with a finished run, the most elaborate method's first estimator.
+def shown_first(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs in the order to look at them: the newest computed here, then archives.
 
-    Controls come last; without a finished run it is the newest one; ``None`` where there is no run at all.
+    A suite ends with its side experiments, so of archives the real models' largest experiments come first, the earliest
+    of these before the others.
+    """
+    archived = runs["run_id"].str.endswith(SUFFIX)
+    began = runs["started_at"].rank()
+    keys = runs[["experiment", "run_id"]].assign(
+        archived=archived,
+        toy=archived & runs["synthetic"].astype(bool),
+        size=runs.groupby("experiment")["run_id"].transform("size").where(archived, 0),
+        began=began.where(archived, -began),
+    )
+    order = ["archived", "toy", "size", "began", "experiment", "run_id"]
+    return runs.loc[keys.sort_values(order, ascending=[True, True, False, True, True, True]).index]
+
+
+def default_run(runs: pd.DataFrame) -> str | None:
+    """What to show first: of the first experiment with a finished run, the first estimator of ``fcvr``, the paper's
+    method, or without it of the most elaborate one.
+
+    Controls come last; without a finished run it is the first one; ``None`` where there is no run at all.
     """
     if runs.empty:
         return None
     finished = runs[runs["status"] == "finished"]
     candidates = finished if not finished.empty else runs
-    newest = candidates.sort_values(["started_at", "run_id"], ascending=False).iloc[0]["experiment"]
-    family = ladder_order(candidates[candidates["experiment"] == newest])
+    first = shown_first(candidates).iloc[0]["experiment"]
+    family = ladder_order(candidates[candidates["experiment"] == first])
     plain = family[family["control"] == "none"]
     family = plain if not plain.empty else family
-    return str(family[family["method"] == family.iloc[-1]["method"]].iloc[0]["run_id"])
+    method = "fcvr" if (family["method"] == "fcvr").any() else family.iloc[-1]["method"]
+    return str(family[family["method"] == method].iloc[0]["run_id"])
 
 
 def siblings(runs: pd.DataFrame, run_id: str) -> pd.DataFrame:

@@ -62,7 +62,7 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
     against = dict(tuple(compared.groupby(["run_id", "baseline_run_id"])))
     numbers: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
-    ordered = page.runs.sort_values(["started_at", "experiment", "run_id"], ascending=[False, True, True])
+    ordered = run_names.shown_first(page.runs)
     for run in run_names.records(ordered):
         for dataset in in_distribution(page, run) or [""]:
             key = {

@@ -34,7 +34,7 @@ RUNS = pd.DataFrame(
         ("m.det.none.2", "e2", "m", "deterministic", "none", "none", "running", "2026-01-09"),
     ],
     columns=["run_id", "experiment", "model", "method", "estimator", "control", "status", "started_at"],
-).assign(name="quick")
+).assign(name="quick", synthetic=False)
 
 
 def test_settings_come_from_the_environment() -> None:
@@ -88,6 +88,23 @@ def test_the_run_shown_first_is_a_finished_bayesian_one_and_no_control() -> None
 def test_without_a_finished_run_the_newest_is_shown() -> None:
     assert run_names.default_run(RUNS[RUNS["status"] == "running"]) == "m.det.none.2"
     assert run_names.default_run(RUNS[:0]) is None
+
+
+def test_archives_come_after_what_was_computed_here_and_begin_with_the_largest_experiment_of_a_real_model() -> None:
+    rows = [
+        ("a.archived", "main", "real", "fcvr", False, "2026-01-02"),
+        ("b.archived", "main", "real", "vtsr", False, "2026-01-03"),
+        ("c.archived", "side", "real", "vtsr", False, "2026-01-09"),
+        ("d.archived", "later", "real", "fcvr", False, "2026-01-05"),
+        ("e.archived", "later", "real", "vtsr", False, "2026-01-06"),
+        *((f"{name}.archived", "toy", "toy", "fcvr", True, "2026-01-09") for name in "fgh"),
+    ]
+    archived = pd.DataFrame(rows, columns=["run_id", "experiment", "model", "method", "synthetic", "started_at"])
+    archived = archived.assign(estimator="in-router", control="none", status="finished", name="thesis")
+    assert run_names.default_run(archived) == "a.archived", "the paper's method rather than the last of the ladder"
+    both = run_names.shown_first(pd.concat([archived, RUNS], ignore_index=True))
+    assert both["run_id"].iloc[0] == "m.det.none.2"
+    assert both["experiment"].drop_duplicates().tolist() == ["e2", "e1", "main", "later", "side", "toy"]
 
 
 def test_the_ladder_climbs_from_deterministic_to_bayesian_and_ends_with_controls() -> None:
