@@ -13,9 +13,12 @@ from app.runs import records
 NAMES = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL"}
 OUTCOMES = {"second run better": "▲ better", "second run worse": "▼ worse", "no clear difference": "● same"}
 BASELINE, CONTROL, ALONE, INVERTED = "baseline", "control", "not compared", "✕ OoD inverted"
+#: the states of a run whose numbers are partial
+PARTIAL = {"queued": "gray", "running": "blue", "failed": "red", "cancelled": "orange"}
 _COLOURS = {"▲ better": "green", "▼ worse": "orange", "● same": "gray"}
 #: every chip there is, and its colour; a sign and a word say the same, so that colour is never needed
 CHIPS: dict[str, str] = {
+    **PARTIAL,
     BASELINE: "blue",
     CONTROL: "violet",
     ALONE: "gray",
@@ -25,12 +28,13 @@ CHIPS: dict[str, str] = {
 
 
 def chips(run: Mapping[str, Any], dataset: str, comparisons: pd.DataFrame, auroc: pd.DataFrame) -> list[str]:
-    """The verdicts on a run: what it is, then its answers to ``dataset`` against the baseline: accuracy, ECE, NLL.
+    """The verdicts on a run: its state where it has not finished, what it is, then its answers to ``dataset`` against
+    the baseline: accuracy, ECE, NLL.
 
     ``comparisons`` are the run's paired differences from its deterministic run. ``auroc`` are the run's AUROC rows;
     a score of the routing whose whole interval lies below 0.5 on some OoD set makes the run *inverted*.
     """
-    found = []
+    found = [str(run["status"])] if run.get("status") in PARTIAL else []
     if run["method"] == "deterministic" and run["control"] == "none":
         found.append(BASELINE)
     elif run["control"] != "none":

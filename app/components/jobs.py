@@ -12,6 +12,7 @@ from pipelines.jobs import list_jobs
 
 _ACTIVE = ("queued", "running")
 _SHOWN = 4
+_COLOURS = {"running": "blue", "finished": "green", "failed": "red", "lost": "red", "cancelled": "orange"}
 
 
 def duration(seconds: float) -> str:
@@ -22,6 +23,12 @@ def duration(seconds: float) -> str:
             rest = whole % size // small
             return f"{whole // size} {large} {rest} {name}" if rest else f"{whole // size} {large}"
     return f"{whole} s"
+
+
+def status_badge(job: Any) -> None:
+    """The state of a job in its colour."""
+    said = "lost: its worker has stopped" if job.lost else job.status
+    st.badge(said, color=_COLOURS.get(job.status, "gray"))  # type: ignore[arg-type]  # a literal there
 
 
 def progress_text(job: Any) -> str:
@@ -63,11 +70,7 @@ def _job(job: Any) -> None:
     with st.container(border=True, gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.markdown(f"**{plain(job.name)}**", width="content")
-            if job.lost:
-                st.badge("lost: its worker has stopped", color="red")
-            else:
-                colour = {"running": "blue", "finished": "green", "failed": "red"}.get(job.status, "gray")
-                st.badge(job.status, color=colour)  # type: ignore[arg-type]  # a literal there
+            status_badge(job)
             st.page_link("views/jobs.py", label="Details →", query_params={"job": job.job_id})
         # what is said of a lost job stands below
         text = prose(progress_text(replace(job, message="") if job.lost else job))

@@ -311,9 +311,9 @@ def render() -> None:
     link.pick("part", parts, "question" if "question" in parts and link.given("token") is not None else "answers")
     link.commit()
     with choice_row():
-        with st.container(width=490):
+        with st.container(width=430):
             link.select("baseline", "First run", run_ids, show=page.option)
-        with st.container(width=490):
+        with st.container(width=430):
             link.select("run", "Second run", run_ids, show=page.option)
         if sets:
             with st.container(width=240):

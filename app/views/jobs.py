@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app.components import states
-from app.components.jobs import duration, progress_text
+from app.components.jobs import duration, progress_text, status_badge
 from app.components.link import Link, go
 from app.components.page import head
 from app.components.specform import as_yaml, start
@@ -22,7 +22,6 @@ from pipelines.settings import Settings, load_settings
 from pipelines.spec import parse_spec
 
 PATH = "views/jobs.py"
-COLOURS = {"running": "blue", "finished": "green", "failed": "red", "lost": "red", "cancelled": "orange"}
 SHOWN = 50
 LOG_LINES = 30
 FEW_LINES = 4
@@ -113,10 +112,7 @@ def draw_job(job_id: str, limits: Settings, poll_seconds: float) -> None:
 def _progress(job: jobs.Job) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"#### {plain(job.name)}", anchors=False, width="content")
-        st.badge(
-            "lost: its worker has stopped" if job.lost else job.status,
-            color=COLOURS.get(job.status, "gray"),  # type: ignore[arg-type]  # a literal there
-        )
+        status_badge(job)
     if job.status == "running" and job.total and job.stage_total:
         st.progress(share(job), text=plain(f"All stages: {progress_text(replace(job, stage='', message=''))}"))
         stage = f"{job.stage[:1].upper()}{job.stage[1:]}{f' of {job.message}' if job.message else ''}"

@@ -203,7 +203,7 @@ def render() -> None:
     link.pick("curve", list(CURVES), "roc")
     link.commit()
     with choice_row():
-        with st.container(width=560):
+        with st.container(width=440):
             link.select("run", "Run", run_ids, show=page.option)
         if scores:
             with st.container(width=220):

@@ -40,6 +40,14 @@ def test_the_baseline_and_controls_are_called_so() -> None:
     assert verdicts.chips({"method": "fcvr", "control": "untrained"}, "id", NONE, EMPTY)[0] == verdicts.CONTROL
 
 
+@pytest.mark.parametrize(("status", "first"), [("failed", "failed"), ("running", "running"), ("finished", "baseline")])
+def test_a_run_that_has_not_finished_says_so_first(status: str, first: str) -> None:
+    run = {"method": "deterministic", "control": "none", "status": status}
+    found = verdicts.chips(run, "id", NONE, EMPTY)
+    assert found[0] == first
+    assert set(found) <= set(verdicts.CHIPS)
+
+
 @pytest.mark.parametrize(
     ("aggregation", "high", "inverted"), [("mean_layers", 0.4, True), ("mean_layers", 0.6, False), ("none", 0.4, False)]
 )
