@@ -31,6 +31,9 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
 
+#: how many runs a picture names; the others are counted
+NAMED = 3
+
 
 @dataclass(frozen=True)
 class Section:
@@ -126,10 +129,18 @@ def latex_bytes(frame: pd.DataFrame, card: Mapping[str, Any], caption: str) -> b
 
 
 def chart_spec(chart: alt.TopLevelMixin, title: str, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete Vega-Lite specification of ``chart``: data inside, title, light colours, card in ``usermeta``."""
+    """The complete Vega-Lite specification of ``chart``: data inside, title, light colours, card in ``usermeta``.
+
+    Below the title stand the runs of the card, and the data set where it names one: a picture holds no more of it.
+    """
     spec, frames = specification(chart)
     spec["datasets"] = {name: _rows(frame) for name, (frame, _) in frames.items()}
     spec["title"] = {"text": title, "anchor": "start", "fontSize": 15, "offset": 12}
+    runs = [str(run["run_id"]) for run in card.get("runs", ())]
+    if runs:
+        more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
+        on = f", on {card['dataset']}" if "dataset" in card else ""
+        spec["title"] |= {"subtitle": f"{', '.join(runs[:NAMED])}{more}{on}", "subtitleFontSize": 11}
     spec["config"] = {**spec.get("config", {}), **palette.export_config("light")}
     spec["usermeta"] = plain_json(card)
     # On screen the browser decides the width; a file needs one.

@@ -166,7 +166,7 @@ def company(frame: pd.DataFrame, *, n_experts: int, expert: int | None = None) -
             y=y,
             color=alt.Color(
                 "log_lift:Q",
-                title="log₂ of together ÷ by chance",
+                title="log2 of together ÷ by chance",
                 scale=alt.Scale(domain=[-bound, bound], domainMid=0, clamp=True, interpolate="rgb"),
                 legend=ramp_legend("+.1f"),
             ),

@@ -45,7 +45,7 @@ def draw_load(page: Page, run_id: str, dataset: str, layers: list[int], rows: pd
         f"1/{experts}; {counted(int(rows['n_tokens'].max()), 'token')}. Orange above balance, blue below it; from "
         f"{ratio.min():.2f} to {ratio.max():.2f} times; {unused:,} of {len(rows):,} never used. Click a cell.",
         alt_text="Heatmap of load per layer and expert relative to balance",
-        card=page.card([run_id], "Expert load", "expert_load"),
+        card={**page.card([run_id], "Expert load", "expert_load"), "dataset": dataset},
         explains=("load_share", "gate_share"),
         selection="cell",
         on_select=click_cell,
@@ -64,7 +64,7 @@ def draw_choice(page: Page, run_id: str, dataset: str, layer: int, experts: int)
         f"{depth.read_note(page, run_id, dataset, layer)}; each sums to 100 %, the line is balance (1/E). "
         "In a deterministic run the first two agree. Click an expert.",
         alt_text=f"Native choice, applied choice and gate weight of every expert of layer {layer}",
-        card=page.card([run_id], f"Layer {layer}", "expert_choice"),
+        card={**page.card([run_id], f"Layer {layer}", "expert_choice"), "dataset": dataset},
         explains=("load_share", "gate_share"),
         selection="expert",
         on_select=lambda point: go("expert", int(point["expert_index"])),
@@ -93,7 +93,7 @@ def draw_company(page: Page, run_id: str, dataset: str, layer: int, experts: int
         f"{depth.read_note(page, run_id, dataset, layer)[1:]} of {dataset}. Orange: together more often than by "
         f"chance (+1 = twice as often), blue: less often; empty: never.{said}",
         alt_text=f"Co-occurrence of the experts of layer {layer}",
-        card=page.card([run_id], f"Layer {layer}", "expert_pairs"),
+        card={**page.card([run_id], f"Layer {layer}", "expert_pairs"), "dataset": dataset},
         explains=("lift",),
         selection="expert",
         on_select=lambda point: go("expert", int(point["expert_a"])),
@@ -112,7 +112,7 @@ def draw_expert(page: Page, run_id: str, dataset: str, layer: int, expert: int) 
         f"The {len(rows)} it serves most often, from {depth.read_note(page, run_id, dataset, layer)}. Share of reads: "
         "how many of the token's occurrences it serves, and how many times its share of all tokens that is.",
         key="tokens",
-        card=page.card([run_id], f"Expert {expert} of layer {layer}", "expert_tokens"),
+        card={**page.card([run_id], f"Expert {expert} of layer {layer}", "expert_tokens"), "dataset": dataset},
         table=rows,
         explains=("load_share",),
     )

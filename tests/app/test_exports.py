@@ -59,3 +59,5 @@ def test_chart_files_carry_data_title_and_card() -> None:
     assert exports.png_bytes(spec).startswith(b"\x89PNG")
     assert b"<svg" in exports.svg_bytes(spec)
     assert json.loads(exports.vega_bytes(spec))["title"] == spec["title"]
+    named = {"runs": [{"run_id": f"r{number}"} for number in range(5)], "dataset": "test"}
+    assert exports.chart_spec(chart, "A title", named)["title"]["subtitle"] == "r0, r1, r2 and 2 more, on test"
