@@ -65,10 +65,10 @@ def load_heatmap(
 
 
 def expert_bars(frame: pd.DataFrame, *, value: str = "share") -> alt.LayerChart:
-    """Load of each expert of one layer, one mark per data set, with the balanced load 1/E as a line."""
+    """Load of each expert of one layer, one mark per data set in the order of ``frame``, and the balanced load 1/E."""
     data = require(frame, "expert_index", "dataset", value)
     experts = int(data["expert_index"].max()) + 1
-    names = sorted(data["dataset"].unique())
+    names = list(dict.fromkeys(data["dataset"]))
     points = (
         alt.Chart(data)
         .mark_point(filled=True, size=60, opacity=0.9)

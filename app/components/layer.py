@@ -64,8 +64,7 @@ def example_options(page: Page, run_id: str, dataset: str) -> list[str]:
 
 def draw_experts(page: Page, run_id: str, layer: int, weighting: str) -> None:
     """Load of every expert of the layer, per data set."""
-    datasets = run_names.as_list(page.run(run_id)["datasets"])
-    parts = [page.data("expert_load", run_id, dataset=name).assign(dataset=name) for name in datasets]
+    parts = [page.data("expert_load", run_id, dataset=name).assign(dataset=name) for name in page.datasets(run_id)]
     load = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["layer"])
     load = load[load["layer"] == layer].reset_index(drop=True)
     if load.empty:
