@@ -79,21 +79,20 @@ def ladder_order(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown_first(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs in the order to look at them: the newest computed here, then archives.
+    """Runs in the order to look at them: the newest experiments computed here, then archives.
 
-    A suite ends with its side experiments, so of archives the real models' largest experiments come first, the earliest
-    of these before the others.
+    A suite ends with its side experiments, so of archives the real models' largest experiments come first.
     """
     archived = runs["run_id"].str.endswith(SUFFIX)
-    began = runs["started_at"].rank()
+    same = runs.assign(began=runs["started_at"].rank()).groupby("experiment")
     keys = runs[["experiment", "run_id"]].assign(
         archived=archived,
         toy=archived & runs["synthetic"].astype(bool),
-        size=runs.groupby("experiment")["run_id"].transform("size").where(archived, 0),
-        began=began.where(archived, -began),
+        size=same["run_id"].transform("size").where(archived, 0),
+        began=same["began"].transform("min"),
     )
     order = ["archived", "toy", "size", "began", "experiment", "run_id"]
-    return runs.loc[keys.sort_values(order, ascending=[True, True, False, True, True, True]).index]
+    return runs.loc[keys.sort_values(order, ascending=[True, True, False, False, True, True]).index]
 
 
 def default_run(runs: pd.DataFrame) -> str | None:

@@ -95,8 +95,8 @@ def test_archives_come_after_what_was_computed_here_and_begin_with_the_largest_e
         ("a.archived", "main", "real", "fcvr", False, "2026-01-02"),
         ("b.archived", "main", "real", "vtsr", False, "2026-01-03"),
         ("c.archived", "side", "real", "vtsr", False, "2026-01-09"),
-        ("d.archived", "later", "real", "fcvr", False, "2026-01-05"),
-        ("e.archived", "later", "real", "vtsr", False, "2026-01-06"),
+        ("d.archived", "early", "real", "fcvr", False, "2026-01-01"),
+        ("e.archived", "early", "real", "vtsr", False, "2026-01-06"),
         *((f"{name}.archived", "toy", "toy", "fcvr", True, "2026-01-09") for name in "fgh"),
     ]
     archived = pd.DataFrame(rows, columns=["run_id", "experiment", "model", "method", "synthetic", "started_at"])
@@ -104,7 +104,7 @@ def test_archives_come_after_what_was_computed_here_and_begin_with_the_largest_e
     assert run_names.default_run(archived) == "a.archived", "the paper's method rather than the last of the ladder"
     both = run_names.shown_first(pd.concat([archived, RUNS], ignore_index=True))
     assert both["run_id"].iloc[0] == "m.det.none.2"
-    assert both["experiment"].drop_duplicates().tolist() == ["e2", "e1", "main", "later", "side", "toy"]
+    assert both["experiment"].drop_duplicates().tolist() == ["e2", "e1", "main", "early", "side", "toy"]
 
 
 def test_the_ladder_climbs_from_deterministic_to_bayesian_and_ends_with_controls() -> None:
