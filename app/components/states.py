@@ -31,7 +31,7 @@ def no_data(home: Path, poll_seconds: float) -> NoReturn:
         "No results yet",
         "vmoer demo",
         why=f"The data folder {plain(redact(str(home)))} holds no published results. The demo computes some in a few "
-        "minutes; `vmoer run SPEC.yaml` evaluates a model of your own. They appear here as soon as they are published.",
+        "minutes; `vmoer run SPEC.yaml` evaluates a model of your own. Results appear here once they are published.",
     )
 
     @st.fragment(run_every=poll_seconds, key="no.data")
