@@ -100,9 +100,9 @@ class Page:
             label = plain(f"Show {self.label(run_id)}, which has {what} →")
             st.page_link(path, label=label, query_params={"run": run_id})
 
-    def with_metric(self, name: str) -> pd.DataFrame:
-        """The runs that have a number called ``name``."""
-        return self.runs[self.runs["run_id"].isin(self.data("metrics", names=(name,))["run_id"])]
+    def with_rows(self, table: str) -> pd.DataFrame:
+        """The runs that have rows in a result table."""
+        return self.runs[self.runs["run_id"].isin(self.data("runs_with", table)["run_id"])]
 
     def banners(self, run_ids: Sequence[str]) -> None:
         """Say what a reader must know about the runs shown: archived, not finished, failed, synthetic model."""

@@ -280,7 +280,7 @@ def render() -> None:
     )
     link = page.link
     run_ids = page.runs["run_id"].tolist()
-    answered = run_names.default_run(page.with_metric("accuracy"))
+    answered = run_names.default_run(page.with_rows("predictions"))
     second = link.pick("run", run_ids, answered or run_names.default_run(page.runs))
     assert second is not None
     others = [run_id for run_id in run_ids if run_id != second]

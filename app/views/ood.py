@@ -187,7 +187,7 @@ def render() -> None:
     )
     link = page.link
     run_ids = page.runs["run_id"].tolist()
-    scored = run_names.default_run(page.with_metric("auroc"))
+    scored = run_names.default_run(page.with_rows("ood_scores"))
     run_id = link.pick("run", run_ids, scored or run_names.default_run(page.runs))
     assert run_id is not None
     names = page.data("ood_score_names", run_id)

@@ -117,8 +117,8 @@ def render() -> None:
     )
     link = page.link
     run_ids = page.runs["run_id"].tolist()
-    trained = page.runs[page.runs["run_id"].isin(page.data("trained_runs")["run_id"])]
-    run_id = link.pick("run", run_ids, run_names.default_run(trained) or run_names.default_run(page.runs))
+    trained = run_names.default_run(page.with_rows("training_log"))
+    run_id = link.pick("run", run_ids, trained or run_names.default_run(page.runs))
     assert run_id is not None
     source, log = log_of(page, run_id)
     found = list(dict.fromkeys(log.loc[log["layer"] >= 0, "quantity"]))

@@ -5,7 +5,7 @@ from store.queries.layers import expert_load, layer_leverage, layer_stats, layer
 from store.queries.metrics import comparisons, example_ids, metrics, paired_predictions, predictions, reliability
 from store.queries.ood import example_lengths, ood_score_names, ood_scores
 from store.queries.routing import examples, layer_overlap, paired_token_routing, token_routing
-from store.queries.runs import datasets, efficiency, models, run, runs, trained_runs, training_log
+from store.queries.runs import datasets, efficiency, models, run, runs, runs_with, training_log
 
 __all__ = [
     "comparisons",
@@ -35,7 +35,7 @@ __all__ = [
     "reliability",
     "run",
     "runs",
+    "runs_with",
     "token_routing",
-    "trained_runs",
     "training_log",
 ]

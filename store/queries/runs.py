@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from store import layout
 from store.queries._sql import RunIds, Store, chosen, equals, ids
 
 
@@ -41,10 +42,11 @@ def training_log(store: Store, run_id: str) -> pd.DataFrame:
     )
 
 
-def trained_runs(store: Store) -> pd.DataFrame:
-    """The runs whose routers were trained for them: column run_id, latest first."""
+def runs_with(store: Store, table: str) -> pd.DataFrame:
+    """The runs that have rows in a result table: column run_id, latest first."""
+    name = layout.check_table(table, "result").name
     return store.query(
-        "SELECT run_id FROM runs WHERE run_id IN (SELECT run_id FROM training_log) ORDER BY started_at DESC, run_id"
+        f'SELECT run_id FROM runs WHERE run_id IN (SELECT run_id FROM "{name}") ORDER BY started_at DESC, run_id'
     )
 
 

@@ -42,7 +42,7 @@ CALLS = {
     "expert_choice": lambda s, a, b: queries.expert_choice(s, b, ID, 1),
     "expert_pairs": lambda s, a, b: queries.expert_pairs(s, b, ID, 1),
     "expert_tokens": lambda s, a, b: queries.expert_tokens(s, b, ID, 1, 2),
-    "trained_runs": lambda s, a, b: queries.trained_runs(s),
+    "runs_with": lambda s, a, b: queries.runs_with(s, "training_log"),
     "training_log": lambda s, a, b: queries.training_log(s, b),
     "efficiency": lambda s, a, b: queries.efficiency(s, [a, b]),
 }
@@ -56,7 +56,7 @@ def test_every_query_is_exercised_here():
 def test_each_query_finds_rows_and_an_unknown_run_gives_none_with_the_same_columns(store, name):
     found = CALLS[name](store, DET, FCVR)
     assert len(found) > 0
-    if name in ("runs", "models", "datasets", "trained_runs"):
+    if name in ("runs", "models", "datasets", "runs_with"):
         return
     nothing = CALLS[name](store, "unknown", "unknown too")
     assert len(nothing) == 0
