@@ -119,11 +119,17 @@ def siblings(runs: pd.DataFrame, run_id: str) -> pd.DataFrame:
     return ladder_order(runs[runs["experiment"] == experiment])
 
 
+def baselines(runs: pd.DataFrame) -> dict[str, str]:
+    """The plain deterministic run of each experiment that has one."""
+    plain = ladder_order(runs[(runs["method"] == "deterministic") & (runs["control"] == "none")])
+    first = plain.drop_duplicates("experiment")
+    return dict(zip(first["experiment"].astype(str), first["run_id"].astype(str), strict=True))
+
+
 def deterministic_of(runs: pd.DataFrame, run_id: str) -> str | None:
     """The plain deterministic run of the same experiment, or ``None``."""
-    family = siblings(runs, run_id)
-    found = family[(family["method"] == "deterministic") & (family["control"] == "none")]
-    return None if found.empty else str(found.iloc[0]["run_id"])
+    experiment = str(runs.loc[runs["run_id"] == run_id, "experiment"].iloc[0])
+    return baselines(runs[runs["experiment"] == experiment]).get(experiment)
 
 
 def as_list(value: Any) -> list[Any]:

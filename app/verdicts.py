@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from app.pairs import verdict
-from app.runs import records
 
 NAMES = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL"}
 OUTCOMES = {"second run better": "▲ better", "second run worse": "▼ worse", "no clear difference": "● same"}
@@ -27,27 +26,28 @@ CHIPS: dict[str, str] = {
 }
 
 
-def chips(run: Mapping[str, Any], dataset: str, comparisons: pd.DataFrame, auroc: pd.DataFrame) -> list[str]:
-    """The verdicts on a run: its state where it has not finished, what it is, then its answers to ``dataset`` against
-    the baseline: accuracy, ECE, NLL.
+def inverted(auroc: pd.DataFrame) -> set[str]:
+    """The runs with a score of the routing whose whole interval lies below 0.5 on some OoD set, of rows of AUROC."""
+    return set(auroc.loc[(auroc["aggregation"] != "none") & (auroc["ci_high"] < 0.5), "run_id"])
 
-    ``comparisons`` are the run's paired differences from its deterministic run. ``auroc`` are the run's AUROC rows;
-    a score of the routing whose whole interval lies below 0.5 on some OoD set makes the run *inverted*.
+
+def chips(run: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]], below_chance: bool) -> list[str]:
+    """The verdicts on a run: its state where it has not finished, what it is, then its answers against the baseline.
+
+    ``answers`` are its paired differences from its deterministic run on one data set, by metric: accuracy, ECE, NLL.
+    ``below_chance`` says that it is :func:`inverted`.
     """
     found = [str(run["status"])] if run.get("status") in PARTIAL else []
     if run["method"] == "deterministic" and run["control"] == "none":
         found.append(BASELINE)
     elif run["control"] != "none":
         found.append(CONTROL)
-    routing = auroc[auroc["aggregation"] != "none"]
-    if (routing["ci_high"] < 0.5).any():
+    if below_chance:
         found.append(INVERTED)
-    here = comparisons[(comparisons["dataset"] == dataset) & (comparisons["score"] == "")]
-    rows = {row["metric"]: row for row in records(here)}
     for metric, name in NAMES.items():
-        if metric in rows:
-            row = rows[metric]
+        if metric in answers:
+            row = answers[metric]
             found.append(f"{name} {OUTCOMES[verdict(row['ci_low'], row['ci_high'], row['direction'])]}")
-    if not rows and BASELINE not in found:
+    if not answers and BASELINE not in found:
         found.append(ALONE)
     return found

@@ -43,42 +43,48 @@ _EVEN = """<style>
 </style>"""
 #: where a run comes from, and the colour of its chip
 ORIGINS = {"archive": "blue", "here": "green"}
-EMPTY_AUROC = pd.DataFrame(columns=["aggregation", "ci_high"])
 
 
-def in_distribution(page: Page, run: dict[str, Any]) -> list[str]:
-    """The run's in-distribution data sets, else all of them."""
-    catalog = page.data("datasets", experiment=run["experiment"])
-    inside = catalog.loc[catalog["role"] == "in-distribution", "dataset"].tolist()
-    return [name for name in run_names.as_list(run["datasets"]) if name in inside] or run_names.as_list(run["datasets"])
+def in_distribution(run: dict[str, Any], inside: set[tuple[str, str]]) -> list[str]:
+    """The run's in-distribution data sets, else all of them; ``inside`` holds experiment and name of every such set."""
+    names = run_names.as_list(run["datasets"])
+    return [name for name in names if (run["experiment"], name) in inside] or names
+
+
+def against_baselines(page: Page) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """The differences of each run from its deterministic run, by run and data set and then by metric."""
+    baselines = run_names.baselines(page.runs)
+    own = page.runs.set_index("run_id")["experiment"].map(baselines)
+    rows = page.data("comparisons", names=METRICS)
+    rows = rows[(rows["score"] == "") & (rows["baseline_run_id"] == rows["run_id"].map(own))]
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in run_names.records(rows):
+        found.setdefault((row["run_id"], row["dataset"]), {})[row["metric"]] = row
+    return found
 
 
 def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Per run × in-distribution set: the numbers (for files) and the same as text with intervals (for the screen)."""
+    """Per run × in-distribution set: the numbers (for files) and the same as text with intervals (for the screen).
+
+    One pass over each table: with the published archives there are hundreds of runs.
+    """
     metrics = page.data("metrics", names=(*METRICS, "auroc"))
-    auroc = dict(tuple(metrics[metrics["metric"] == "auroc"].groupby("run_id")))
-    metrics = metrics[metrics["metric"].isin(METRICS)].set_index(["run_id", "dataset", "metric"]).sort_index()
-    compared = page.data("comparisons", names=METRICS)
-    against = dict(tuple(compared.groupby(["run_id", "baseline_run_id"])))
+    inverted = verdicts.inverted(metrics[metrics["metric"] == "auroc"])
+    metrics = metrics[metrics["metric"].isin(METRICS)]
+    keys = zip(metrics["run_id"], metrics["dataset"], metrics["metric"], strict=True)
+    cells = zip(metrics["value"], metrics["ci_low"], metrics["ci_high"], metrics["n"], strict=True)
+    stored = dict(zip(keys, cells, strict=True))
+    compared = against_baselines(page)
+    catalog = page.data("datasets")
+    catalog = catalog[catalog["role"] == "in-distribution"]
+    inside = set(zip(catalog["experiment"], catalog["dataset"], strict=True))
     numbers: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
-    ordered = run_names.shown_first(page.runs)
-    for run in run_names.records(ordered):
-        for dataset in in_distribution(page, run) or [""]:
-            key = {
-                "model": run["model"],
-                "method": run["method"],
-                "estimator": run["estimator"],
-                "control": run["control"],
-            }
-            baseline = run_names.deterministic_of(page.runs, run["run_id"])
+    for run in run_names.records(run_names.shown_first(page.runs)):
+        for dataset in in_distribution(run, inside) or [""]:
+            key = {name: run[name] for name in ("model", "method", "estimator", "control")}
             archived = run["run_id"].endswith(SUFFIX)
-            said = verdicts.chips(
-                run,
-                dataset,
-                against.get((run["run_id"], baseline), compared[:0]),
-                auroc.get(run["run_id"], EMPTY_AUROC),
-            )
+            said = verdicts.chips(run, compared.get((run["run_id"], dataset), {}), run["run_id"] in inverted)
             number: dict[str, Any] = {
                 "run_id": run["run_id"],
                 "archived": archived,
@@ -89,14 +95,7 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
             }
             text: dict[str, Any] = {"from": ["archive" if archived else "here"], **key, "verdicts": said}
             for metric in METRICS:
-                found = (
-                    metrics.loc[[(run["run_id"], dataset, metric)]]
-                    if (run["run_id"], dataset, metric) in metrics.index
-                    else None
-                )
-                value, low, high, n = (
-                    (None,) * 4 if found is None else found.iloc[0][["value", "ci_low", "ci_high", "n"]]
-                )
+                value, low, high, n = stored.get((run["run_id"], dataset, metric), (None,) * 4)
                 number |= {metric: value, f"{metric}_ci_low": low, f"{metric}_ci_high": high}
                 text[metric] = interval(value, low, high, percent=is_percent(metric))
                 if n is not None:

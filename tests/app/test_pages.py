@@ -183,6 +183,23 @@ def test_calibration_says_above_its_charts_what_the_run_is_better_than(
     assert len(shown) == rows["baseline_run_id"].nunique()
 
 
+def test_the_verdicts_of_a_row_are_those_of_its_data_set_against_the_deterministic_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = next(
+        frame.value for frame in open_page(monkeypatch, home, "overview").dataframe if "verdicts" in frame.value.columns
+    )
+    with open_store(home) as store:
+        stored = queries.comparisons(store, FCVR, names=("accuracy", "ece", "nll"))
+    stored = stored[(stored["baseline_run_id"] == DETERMINISTIC) & (stored["score"] == "")].set_index("dataset")
+    for dataset, said in table.loc[table["run"] == FCVR, ["data set", "verdicts"]].itertuples(index=False):
+        rows = stored.loc[[dataset]]
+        unclear = ((rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)).sum()
+        assert sum("same" in one for one in said) == unclear
+        assert sum("better" in one or "worse" in one for one in said) == len(rows) - unclear
+    assert "baseline" in table.set_index("run").loc[DETERMINISTIC, "verdicts"]
+
+
 def test_rows_and_choices_of_archived_runs_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"layers": 2, "experts": 4, "top_k": 2, "examples": 6}
     make_store(tmp_path / "made", runs=("deterministic",), **small)
