@@ -11,6 +11,8 @@ from pipelines.thesis.cells import Section, difference_text, run_label
 from pipelines.thesis.results import Results
 
 PREFIX = "search-"
+#: the experiment that sets the routers of ``main`` against every control, and what it is called among configurations
+_MAIN, _AS_IN_MAIN = "controls", "as in main"
 #: (ECE, NLL) as answered, and after one temperature fitted on the validation questions
 _KINDS = {"as it comes": ("ece", "nll"), "scaled": ("ece_ts", "nll_ts")}
 DIFFERENCES = ("Δ ECE", "Δ NLL", "Δ ECE, scaled", "Δ NLL, scaled")
@@ -38,10 +40,11 @@ class Duel:
 def duels(results: Results) -> list[Duel]:
     """Every paired comparison of a configuration with a deterministic row or a control of its own."""
     found = []
-    for part in sorted(part for part in results.runs["part"].unique() if part.startswith(PREFIX)):
+    for part in sorted(part for part in results.runs["part"].unique() if part.startswith(PREFIX) or part == _MAIN):
+        configuration = _AS_IN_MAIN if part == _MAIN else part.removeprefix(PREFIX)
         for questions in sorted(results.of(part)["questions"].unique()):
             runs = results.of(part, questions)
-            for _, run in runs[(runs["method"] != "deterministic") & (runs["control"] == "none")].iterrows():
+            for _, run in runs[(runs["estimator"] == "predictive") & (runs["control"] == "none")].iterrows():
                 inside = results.datasets(run, "in-distribution")[0]
                 others = runs[(runs["run_id"] != run["run_id"]) & runs["method"].isin(["deterministic", run["method"]])]
                 for _, other in others.iterrows():
@@ -54,7 +57,7 @@ def duels(results: Results) -> list[Duel]:
                         continue
                     won = tuple(kind for kind, pair in _KINDS.items() if all(_better(rows[metric]) for metric in pair))
                     kept = results.kept_step(run["run_id"])
-                    found.append(Duel(questions, part.removeprefix(PREFIX), other, list(rows.values()), won, kept))
+                    found.append(Duel(questions, configuration, other, list(rows.values()), won, kept))
     return found
 
 
@@ -95,11 +98,12 @@ def search_section(found: list[Duel]) -> Section:
     return Section(
         "Search for a posterior that learns",
         "`fcvr`, answers averaged over routing samples; the suite's file says how each was trained, and whether σ was "
-        "tuned on validation NLL. `step` is whose weights were kept, for the best validation NLL; at 0 training "
-        "has improved nothing over the untrained heads. Each row is the paired difference to one opponent, lower is "
-        "better; *better* means that ECE **and** NLL improve with intervals that leave out zero, as it comes or both "
-        "after temperature scaling. A configuration counts on a set if it beats pretrained routers both ways, and each "
-        f"control (untrained heads, the two noises) in one of them; it is *found* if it counts on {SETS_NEEDED} sets.",
+        "tuned on validation NLL; `as in main` are the routers of the main experiment. `step` is whose weights were "
+        "kept, for the best validation NLL; at 0 training has improved nothing over the untrained heads. Each row is "
+        "the paired difference to one opponent, lower is better; *better* means that ECE **and** NLL improve with "
+        "intervals that leave out zero, as it comes or both after temperature scaling. A configuration counts on a set "
+        "if it beats pretrained routers both ways, and each control (untrained heads, the two noises) in one of them; "
+        f"it is *found* if it counts on {SETS_NEEDED} sets.",
         ("questions", "configuration", "step", "against", *DIFFERENCES, "n", "better"),
         rows,
     )
