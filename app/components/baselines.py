@@ -89,11 +89,15 @@ def draw_baselines(page: Page, run_ids: Sequence[str], datasets: Sequence[str]) 
         return
     rows["run"] = [run_names.describe(page.run(run_id)) for run_id in rows["run_id"]]
     cells = [f"{SIGNS[verdict]} {text}" for verdict, text in zip(rows["verdict"], rows["text"], strict=True)]
-    keys = ["run", "dataset", "against", "baseline_run_id", "n"]
+    # What is the same in every row stands behind the numbers, which a phone then shows first.
+    named = ["run", "dataset", "against"]
+    same = [name for name in named[:2] if rows[name].nunique() == 1]
+    keys = [*named, "baseline_run_id", "n"]
     shown = rows.assign(cell=cells).pivot_table(
         index=keys, columns="metric", values="cell", aggfunc="first", sort=False
     )
-    shown = shown.reindex(columns=[name for name in TITLES if name in shown.columns]).reset_index()
+    metrics = [name for name in TITLES if name in shown.columns]
+    shown = shown.reset_index()[[*(name for name in named if name not in same), *metrics, "n", *same]]
     heading(
         "Against every baseline and control, question by question",
         "Run − baseline, paired on the same questions, 95 % intervals, stored with the run; lower is better for all. "
@@ -104,7 +108,7 @@ def draw_baselines(page: Page, run_ids: Sequence[str], datasets: Sequence[str]) 
         explains=("ece", "nll", "temperature_scaling"),
     )
     st.dataframe(
-        shown.drop(columns="baseline_run_id"),
+        shown,
         hide_index=True,
         key="baselines.frame",
         height=min(38 + 35 * len(shown), 420),

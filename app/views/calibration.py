@@ -220,7 +220,7 @@ def draw_paired(page: Page, run_ids: list[str], datasets: list[str]) -> None:
         if not part.empty:
             better = definition(metric).direction
             chart = compare.differences(part, title="difference", percent=is_percent(metric), row="run")
-            tiles.append(Tile(f"{TITLES.get(metric, metric)}, {better} is better", chart, width=290))
+            tiles.append(Tile(f"{TITLES.get(metric, metric)}, {better} is better", chart, width=400))
     clear = rows[rows["verdict"] != "no clear difference"]
     said = "; ".join(
         f"{TITLES.get(row['metric'], row['metric'])} of {row['run']}: {row['verdict'].removeprefix('second run ')}"

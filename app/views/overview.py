@@ -117,10 +117,10 @@ def draw_runs(page: Page) -> None:
     numbers, texts = runs_table(page)
     heading(
         "Runs",
-        "One row per run and in-distribution data set, newest first; from here or from an archive; 95 % intervals in "
-        "brackets. Verdicts: paired difference from the deterministic run; same = the interval holds 0; OoD inverted = "
-        "a routing score is below chance on some OoD set. Click the box at the left of a row to choose the run for "
-        "every page.",
+        "One row per run and in-distribution data set: those computed here, newest experiment first, then archives; "
+        "95 % intervals in brackets. Verdicts: paired difference from the deterministic run; same = the interval holds "
+        "0; OoD inverted = a routing score is below chance on some OoD set. Click the box at the left of a row to "
+        "choose the run for every page.",
         key="runs",
         card=page.card(page.runs["run_id"].tolist(), "Runs", "runs, metrics"),
         table=numbers,
