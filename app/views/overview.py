@@ -94,6 +94,7 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
                 "verdicts": said,
             }
             text: dict[str, Any] = {"from": ["archive" if archived else "here"], **key, "verdicts": said}
+            text["control"] = run_names.CONTROLS.get(run["control"], run["control"])
             for metric in METRICS:
                 value, low, high, n = stored.get((run["run_id"], dataset, metric), (None,) * 4)
                 number |= {metric: value, f"{metric}_ci_low": low, f"{metric}_ci_high": high}
