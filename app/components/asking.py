@@ -53,7 +53,7 @@ def layers_of(text: str) -> str | list[int] | None:
     return [int(part) for part in parts] if all(part.isascii() and part.isdigit() for part in parts) else text.strip()
 
 
-def ask(limits: Settings, start: Start = Start()) -> None:  # frozen
+def ask(limits: Settings, start: Start = OWN) -> None:
     """Draw the form; when it is sent, the inspection or job is queued and its link opened."""
     models = web.allowed_models(limits)
     methods = list(live.known_methods(limits))
