@@ -111,8 +111,8 @@ def draw_report(page: Page, first: str, second: str) -> None:
     rows = page.data("paired_predictions", first, second)
     counts = [len(page.data("predictions", run_id)) for run_id in (first, second)]
     if rows.empty:
-        st.info("These two runs share no question; the report holds what does not need a pair.")
-        lead = "These runs share no question, so nothing is paired."
+        st.info("No question is stored that both runs answered; the report holds what does not need a pair.")
+        lead = "No question is stored that both runs answered, so nothing is paired."
     else:
         lead = pairs.shared_note(counts[0], counts[1], len(rows))
         st.caption(lead)

@@ -168,7 +168,8 @@ def draw_layer(page: Page, run_id: str, rows: pd.DataFrame, layers: list[int], e
         stepper("layer", layers, layer, "layer")
         query = {"run": run_id, "layer": str(layer)} | ({"dataset": str(dataset)} if dataset else {})
         st.page_link("views/experts.py", label="Experts of this layer →", query_params=query)
-    left, right = st.columns([1, 4], gap="medium")
+    # without a trace there is nothing to stand beside the numbers
+    left, right = st.columns([1, 4], gap="medium") if examples else (st.container(), st.container())
     with left:
         tiles(page, run_id, layer, rows)
     with right:
