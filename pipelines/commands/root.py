@@ -23,7 +23,7 @@ class _Once:
             if times > 1 and not (parameter.multiple or parameter.is_eager or plain):
                 option = next(name for name in parameter.opts if name.startswith("--"))
                 context.fail(f"{option} can be given once, not {times} times")
-        return super().parse_args(context, args)  # type: ignore[misc]
+        return super().parse_args(context, args)  # type: ignore[misc]  # of the class it is mixed into
 
 
 class _Command(_Once, TyperCommand):

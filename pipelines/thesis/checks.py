@@ -36,13 +36,14 @@ def repeats_section(results: Results) -> Section:
     found: dict[tuple[str, ...], list[list[float]]] = {}
     for _, run in results.runs[~results.runs["bayesian"]].iterrows():
         inside = results.datasets(run, "in-distribution")[0]
-        values = [results.value(run["run_id"], inside, metric) for metric in REPEATED]
-        if all(value is not None for value in values):
+        stored = [results.value(run["run_id"], inside, metric) for metric in REPEATED]
+        values = [row for row in stored if row is not None]
+        if len(values) == len(REPEATED):
             base = run["card"].get("base", {})
             weights = f"{base.get('adapter_sha256')} {base.get('routers_sha256')}"
-            n = str(int(values[0]["n"]))  # type: ignore[index]
+            n = str(int(values[0]["n"]))
             key = (run["questions"], run_label(run), n, weights, run["scoring"], run["dtype"])
-            found.setdefault(key, []).append([float(value["value"]) for value in values])  # type: ignore[index]
+            found.setdefault(key, []).append([float(row["value"]) for row in values])
     rows = [
         [
             *key[:2],
