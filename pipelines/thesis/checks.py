@@ -5,22 +5,25 @@ answering again, differ by arithmetic alone.
 from __future__ import annotations
 
 from pipelines.thesis.cells import Section, cell, run_label
-from pipelines.thesis.results import Results, base_name
+from pipelines.thesis.results import MAP_PREFIX, Results, base_name
 
 REPEATED = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL"}
 
 
 def training_section(results: Results) -> Section:
-    """The step each training of the main experiment kept."""
+    """The step each training of the main experiment kept, and each other training of MAP routers."""
     rows = []
-    runs = results.of("main")
-    for _, run in runs[runs["estimator"].isin(["none", "in-router"])].iterrows():
+    other = results.runs["part"].str.startswith(MAP_PREFIX)
+    runs = results.runs[(results.runs["part"] == "main") | (other & (results.runs["control"] == "map-routers"))]
+    for _, run in runs[runs["estimator"].isin(["none", "in-router"])].sort_values(["questions", "part"]).iterrows():
         kept = results.kept_step(run["run_id"])
         if kept is None:
             continue
         trained = run["method"]
         if not run["bayesian"]:
             trained = "MAP routers" if base_name(run).startswith("MAP") else "adapter"
+        if run["part"] != "main":
+            trained += f", {run['part']}"
         rows.append([run["questions"], trained, str(kept[0]), str(kept[1])])
     return Section(
         "Training: which step was kept",

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipelines.stages.ood import MATCHED
 from pipelines.thesis.cells import Section, cell, difference_text, interval_text, run_label, spans
-from pipelines.thesis.results import Results
+from pipelines.thesis.results import MAP_PREFIX, Results
 from pipelines.thesis.search import PREFIX
 
 #: metric → heading, in the order of the columns of table E2
@@ -78,8 +78,8 @@ def stability_section(results: Results) -> Section:
 def calibration_section(results: Results) -> Section:
     """E2: every calibration metric of each run, with paired differences."""
     rows = []
-    searched = [part for part in sorted(results.runs["part"].unique()) if part.startswith(PREFIX)]
-    for part in ("main", *_BESIDE, "predictive", *searched):
+    named = [part for part in sorted(results.runs["part"].unique()) if part.startswith((MAP_PREFIX, PREFIX))]
+    for part in ("main", *_BESIDE, "predictive", *named):
         for _, run in _fresh(results, part):
             inside = results.datasets(run, "in-distribution")[0]
             values = {metric: results.value(run["run_id"], inside, metric) for metric in CALIBRATION}
@@ -95,7 +95,7 @@ def calibration_section(results: Results) -> Section:
             rows.append(
                 [
                     run["questions"],
-                    run_label(run) + (f", {part}" if part in searched else ""),
+                    run_label(run) + (f", {part}" if part in named else ""),
                     *shown,
                     " / ".join(map(cell, chance)),
                     *map(difference_text, pairs),
@@ -283,13 +283,16 @@ def variant_sections(results: Results) -> list[Section]:
 def _fresh(results: Results, part: str) -> Iterator[tuple[Any, pd.Series]]:
     """The runs of an experiment; of those that ask the questions of ``main`` only the rows they add.
 
-    A search repeats the deterministic rows under layers and training that do not touch them.
+    A search repeats the deterministic rows under layers and training that do not touch them; another training of MAP
+    routers repeats all but its own.
     """
     shown = set()
     if part in _BESIDE:
         shown = {tuple(row) for row in results.of("main")[[*_SAME]].itertuples(index=False)}
     for place, run in results.of(part).iterrows():
         if part.startswith(PREFIX) and run["method"] == "deterministic":
+            continue
+        if part.startswith(MAP_PREFIX) and run["control"] != "map-routers":
             continue
         if tuple(run[name] for name in _SAME) not in shown:
             yield place, run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -20,9 +21,11 @@ from pipelines.thesis.evidence import (
     variant_sections,
 )
 from pipelines.thesis.results import Finding, Results
-from pipelines.thesis.search import SETS_NEEDED, Duel, duels, outcome, search_section
+from pipelines.thesis.search import SETS_NEEDED, Duel, duels, outcome, room_section, search_section
 from store.export import latex_text
 
+#: rows of a table that a document still holds
+LONG = 150
 #: in the order of the table
 VERDICTS = ("inverted", "not reproduced", "reproduced", "not computed")
 SEARCHED = (
@@ -46,22 +49,33 @@ def sections(results: Results) -> list[Section]:
         *variant_sections(results),
         temperature_section(results),
         search_section(found),
+        *([room_section(results)] if found else []),
         leverage_section(results),
         cost_section(results),
     ]
 
 
-def markdown(results: Results, said: Sequence[Section], title: str) -> str:
-    """The document of :func:`sections` as Markdown."""
+def markdown(results: Results, said: Sequence[Section], title: str, stem: str) -> dict[str, str]:
+    """The document of :func:`sections` as Markdown, by file name: ``stem.md``, and a page for each long table."""
     lines = [f"# {title}", "", *_preamble(results)]
+    pages = {}
     for section in said:
         lines += ["", f"## {section.title}", "", section.text]
-        if section.rows:
-            lines += ["", "| " + " | ".join(section.header) + " |", "|" + " --- |" * len(section.header)]
-            lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in section.rows]
+        if len(section.rows) > LONG:
+            name = f"{stem}-{re.sub('[^a-z0-9]+', '-', section.title.lower())}.md"
+            lines += ["", f"[The table]({name}) has {len(section.rows)} rows and a page of its own."]
+            head = [f"# {title}: {section.title}", "", section.text, "", f"Part of [{title}]({stem}.md)."]
+            pages[name] = "\n".join([*head, *_table(section)]) + "\n"
+        elif section.rows:
+            lines += _table(section)
         elif section.header:
             lines += ["", "*Not run in this form.*"]
-    return "\n".join(lines) + "\n"
+    return {f"{stem}.md": "\n".join(lines) + "\n", **pages}
+
+
+def _table(section: Section) -> list[str]:
+    lines = ["", "| " + " | ".join(section.header) + " |", "|" + " --- |" * len(section.header)]
+    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in section.rows]
 
 
 def latex(said: Sequence[Section]) -> str:

@@ -70,19 +70,17 @@ def title(suite: Suite, form: str, model: str) -> str:
 
 
 def write_document(name: str, form: str, model: str, settings: Settings, output: Path) -> list[Path]:
-    """Write ``<suite>-<model>-<form>.md`` and ``.tex`` into ``output`` from what the store holds."""
+    """Write ``<suite>-<model>-<form>.md`` with a page per long table, and ``.tex``, into ``output`` from the store."""
     suite = load_suite(name, settings)
+    stem = f"{name}-{model_slug(model)}-{form}"
     with open_store(settings.home) as store:
         results = Results(store, f"{name}-{form}", model_slug(model))
         said = [*sections(results), coverage_section(results, suite, form, model)]
-        texts = {".md": markdown(results, said, title(suite, form, model)), ".tex": latex(said)}
+        texts = markdown(results, said, title(suite, form, model), stem) | {f"{stem}.tex": latex(said)}
     output.mkdir(parents=True, exist_ok=True)
-    written = []
-    for suffix, text in texts.items():
-        path = output / f"{name}-{model_slug(model)}-{form}{suffix}"
-        write_text(path, text)
-        written.append(path)
-    return written
+    for file, text in texts.items():
+        write_text(output / file, text)
+    return [output / file for file in texts]
 
 
 def write_runs(run_ids: list[str], settings: Settings, output: Path, summaries: bool = False) -> Path:

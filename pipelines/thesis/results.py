@@ -24,6 +24,9 @@ from store import queries
 from store.reader import Store
 from vmoer.metrics import chance_ece
 
+#: experiments that train the MAP routers in another way than ``main``
+MAP_PREFIX = "map-"
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipelines.thesis.cells import Section, difference_text, run_label
+from pipelines.thesis.cells import Section, cell, difference_text, interval_text, run_label
 from pipelines.thesis.results import Results
 
 PREFIX = "search-"
-#: the experiment that sets the routers of ``main`` against every control, and what it is called among configurations
-_MAIN, _AS_IN_MAIN = "controls", "as in main"
+#: the experiments that set the routers of ``main`` against every control, and what they are called among configurations
+_MAIN, _AS_IN_MAIN = ("controls", "search-main"), "as in main"
 #: (ECE, NLL) as answered, and after one temperature fitted on the validation questions
 _KINDS = {"as it comes": ("ece", "nll"), "scaled": ("ece_ts", "nll_ts")}
 DIFFERENCES = ("Δ ECE", "Δ NLL", "Δ ECE, scaled", "Δ NLL, scaled")
@@ -40,8 +40,8 @@ class Duel:
 def duels(results: Results) -> list[Duel]:
     """Every paired comparison of a configuration with a deterministic row or a control of its own."""
     found = []
-    for part in sorted(part for part in results.runs["part"].unique() if part.startswith(PREFIX) or part == _MAIN):
-        configuration = _AS_IN_MAIN if part == _MAIN else part.removeprefix(PREFIX)
+    for part in sorted(part for part in results.runs["part"].unique() if part.startswith(PREFIX) or part in _MAIN):
+        configuration = _AS_IN_MAIN if part in _MAIN else part.removeprefix(PREFIX)
         for questions in sorted(results.of(part)["questions"].unique()):
             runs = results.of(part, questions)
             for _, run in runs[(runs["estimator"] == "predictive") & (runs["control"] == "none")].iterrows():
@@ -105,6 +105,37 @@ def search_section(found: list[Duel]) -> Section:
         "if it beats pretrained routers both ways, and each control (untrained heads, the two noises) in one of them; "
         f"it is *found* if it counts on {SETS_NEEDED} sets.",
         ("questions", "configuration", "step", "against", *DIFFERENCES, "n", "better"),
+        rows,
+    )
+
+
+def room_section(results: Results) -> Section:
+    """What the base leaves to gain on each set: where there is nothing, nothing can be found."""
+    rows = []
+    for _, run in results.of("main").iterrows():
+        inside = results.datasets(run, "in-distribution")[0]
+        accuracy, *errors = (results.value(run["run_id"], inside, metric) for metric in ("accuracy", "ece", "ece_ts"))
+        if run["bayesian"] or run["control"] != "none" or accuracy is None:
+            continue
+        chance = [results.chance_ece(run["run_id"], inside, kind) for kind in ("raw", "temperature-scaled")]
+        rows.append(
+            [
+                run["questions"],
+                f"{cell(accuracy['value'])} ({interval_text(accuracy['ci_low'], accuracy['ci_high'])})",
+                *(
+                    text
+                    for row, by_chance in zip(errors, chance, strict=True)
+                    for text in (cell(None if row is None else row["value"]), cell(by_chance))
+                ),
+                str(int(accuracy["n"])),
+            ]
+        )
+    return Section(
+        "Search: what there is to gain",
+        "The model with pretrained routers (adapted, where an adapter is trained). Where its accuracy is that of "
+        "guessing it has nothing to be sure of. Where its ECE is hardly above what a calibrated model would show by "
+        "chance on as many questions, hardly any configuration can surely lower it, and the set will not count.",
+        ("questions", "accuracy (95 % interval)", "ECE", "by chance", "ECE, scaled", "by chance, scaled", "n"),
         rows,
     )
 

@@ -10,7 +10,7 @@ from pipelines.demo import ARCHIVES
 from pipelines.settings import Settings
 from pipelines.thesis.cells import spans
 from pipelines.thesis.coverage import coverage_section
-from pipelines.thesis.documents import INDEX, RESULTS, index
+from pipelines.thesis.documents import INDEX, RESULTS, archived, index
 from pipelines.thesis.report import VERDICTS
 from pipelines.thesis.reproduce import write_document
 from pipelines.thesis.results import Results
@@ -19,7 +19,8 @@ from store.archive import MAX_BYTES, read_archives
 from store.reader import open_store
 from store.verify import verify
 
-DOCUMENTS = sorted(path for path in RESULTS.glob("*.md") if path.name != INDEX)
+#: of a document; what is longer has a page of its own
+MAX_LINES = 600
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +37,17 @@ def test_archives_are_small_and_sound(home: Path) -> None:
     assert verify(home) == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
-def test_document_is_made_by_the_code(document: Path, home: Path, tmp_path: Path) -> None:
-    suite, _, rest = document.stem.partition("-")
-    model, _, form = rest.rpartition("-")
-    for made in write_document(suite, form, model, Settings(home=home), tmp_path):
-        assert made.read_text() == (document.parent / made.name).read_text()
+@pytest.mark.parametrize(("suite", "model", "form"), archived(), ids="-".join)
+def test_document_is_made_by_the_code(suite: str, model: str, form: str, home: Path, tmp_path: Path) -> None:
+    made = write_document(suite, form, model, Settings(home=home), tmp_path)
+    for path in made:
+        assert path.read_text() == (RESULTS / path.name).read_text()
+    pages = [path.name for path in made if path.suffix == ".md"]
+    stem = f"{suite}-{model}-{form}"
+    assert sorted(pages) == sorted(path.name for path in RESULTS.glob(f"{stem}*.md"))
+    text = (tmp_path / f"{stem}.md").read_text()
+    assert all(f"]({page})" in text for page in pages[1:])
+    assert len(text.splitlines()) < MAX_LINES
 
 
 def test_the_index_is_made_by_the_code(home: Path) -> None:
@@ -70,5 +76,7 @@ def test_layers_are_shown_as_spans(layers: list[int], text: str) -> None:
     assert spans(layers) == text
 
 
-def test_there_is_a_document_per_archive() -> None:
-    assert {path.stem for path in DOCUMENTS} == {path.stem for path in ARCHIVES.glob("*.zip")}
+def test_every_document_has_its_archive() -> None:
+    stems = tuple("-".join(name) for name in archived())
+    assert {*stems} == {path.stem for path in RESULTS.glob("*.tex")}
+    assert all(path.name == INDEX or path.stem.startswith(stems) for path in RESULTS.iterdir())
