@@ -268,6 +268,8 @@ def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:
             f"it computed longer than the {row.workflow_timeout_ms / 3.6e6:.3g} hours of VMOER_MAX_JOB_HOURS and was "
             "cancelled; what it stored stays, and `vmoer jobs resume` goes on"
         )
+    elif status == "cancelled":
+        message = "cancelled on request; `vmoer jobs resume` goes on behind its last finished step"
     running = status == "running"
     return Job(
         job_id=row.workflow_id,

@@ -27,11 +27,11 @@ def is_percent(metric: str) -> bool:
 
 
 def number(value: float | None, *, percent: bool = False, signed: bool = False) -> str:
-    """``value`` with three significant decimals, or as percent with one."""
+    """``value`` with three significant decimals, or as percent with one; signed percent are differences, in points."""
     if missing(value) or value is None:
         return MISSING
     sign = "+" if signed else ""
-    text = format(value * 100, f"{sign}.1f") + " %" if percent else format(value, f"{sign}.3f")
+    text = format(value * 100, f"{sign}.1f") + _unit(signed) if percent else format(value, f"{sign}.3f")
     return text.replace("-", "−")
 
 
@@ -42,5 +42,10 @@ def interval(
     text = number(value, percent=percent, signed=signed)
     if missing(value) or missing(low) or missing(high):
         return text
-    bounds = [number(bound, percent=percent, signed=signed).removesuffix(" %") for bound in (low, high)]
+    bounds = [number(bound, percent=percent, signed=signed).removesuffix(_unit(signed)) for bound in (low, high)]
     return f"{text} [{bounds[0]}, {bounds[1]}]"
+
+
+def _unit(signed: bool) -> str:
+    """Percent, or percentage points for the difference of two."""
+    return " pp" if signed else " %"

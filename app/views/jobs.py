@@ -125,8 +125,6 @@ def _progress(job: jobs.Job) -> None:
     elif job.lost:
         why = "A new worker takes it up behind its last finished step; *Resume* queues it anew, with what is finished."
         states.empty("Its worker has stopped", "vmoer worker", why=why)
-    elif job.status == "cancelled":
-        st.caption("*Resume* goes on behind its last finished step.")
     elif job.message:
         st.caption(prose(sentence(job.message)))
     times = [f"submitted {job.submitted_at:%Y-%m-%d %H:%M} UTC"]

@@ -238,7 +238,7 @@ def test_numbers_are_percent_on_screen_and_missing_ones_a_dash() -> None:
     assert interval(0.123, 0.1, 0.15, percent=True) == "12.3 % [10.0, 15.0]"
     assert interval(0.5, None, float("nan")) == "0.500"
     assert number(None) == "–"
-    assert number(-0.02, percent=True, signed=True) == "−2.0 %"
+    assert number(-0.02, percent=True, signed=True) == "−2.0 pp"
     assert is_percent("ece_ts")
     assert not is_percent("nll")
 
