@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -20,8 +25,10 @@ def connect(
     path: Path | str = ":memory:", threads: int = THREADS, memory_limit: str = MEMORY_LIMIT
 ) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection that loads no extension and spills to a temporary folder of its own."""
+    spills = Path(tempfile.gettempdir())
+    sweep(spills)
     # Two databases that share a spill folder overwrite each other's files.
-    spill = Path(tempfile.gettempdir()) / f"vmoer-duckdb-{secrets.token_hex(6)}"
+    spill = spills / f"{_owner()}{os.getpid()}-{secrets.token_hex(6)}"
     connection = duckdb.connect(
         str(path),
         config={
@@ -34,6 +41,33 @@ def connect(
     )
     connection.execute("SET enable_progress_bar = false")  # standard output is for results
     return connection
+
+
+@cache
+def sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine spilled into ``folder``; once per process.
+
+    DuckDB removes its spill folder when a database is closed, which a killed process never does.
+    """
+    for left in folder.glob(f"{_owner()}*"):
+        pid = left.name.removeprefix(_owner()).partition("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _owner() -> str:
+    """How the spill folders of this machine begin: containers may share a temporary folder, but not their processes."""
+    return f"vmoer-duckdb-{re.sub('[^a-zA-Z0-9]', '_', platform.node())}-"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's, or no process number
+        return True
+    return True
 
 
 def literal(text: str) -> str:
