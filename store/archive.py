@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from store import files, layout, schema, shards, typed
 from store.catalog import RunManifest, read_manifest, run_ids, seal, write_manifest
-from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
+from store.errors import CorruptStoreError, InvalidDataError, NotFoundError, StoreError
 from store.publish import publish, shard_paths
+from store.reader import open_store
 
 SUFFIX = ".archived"
 MAX_BYTES = 5 * 2**20
@@ -82,14 +83,22 @@ def read_archive(archive: Path, home: layout.Home) -> list[str]:
 def read_archives(archives: Sequence[Path], home: layout.Home) -> list[str]:
     """The same for several archives, published once."""
     wanted: list[str] = []
-    before = set(run_ids(home))
     try:
         for archive in archives:
             wanted += _unpack(archive, home)
     finally:
-        if before != set(run_ids(home)):
+        if not set(wanted) <= _published(home):
             publish(home)
     return wanted
+
+
+def _published(home: layout.Home) -> set[str]:
+    """The runs that the current generation shows: an import killed before publishing left others."""
+    try:
+        with open_store(home) as store:
+            return {str(run_id) for run_id in store.query("SELECT run_id FROM runs")["run_id"]}
+    except StoreError:  # none yet, or a damaged one, which publishing replaces
+        return set()
 
 
 def _unpack(archive: Path, home: layout.Home) -> list[str]:

@@ -23,6 +23,7 @@ from pipelines.spec import Spec, parse_spec
 from store.archive import PER_QUESTION, read_archive, write_archive
 from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
 from store.files import sha256
+from store.publish import current_number
 from store.reader import open_store
 from store.verify import verify
 from tests.pipelines.support import settings, vmoer
@@ -226,6 +227,29 @@ def test_archive_holds_results_alone_and_reads_back_beside_the_originals(compute
         assert set(ours.query("SELECT baseline_run_id FROM comparisons")["baseline_run_id"]) <= known
     assert set(runs["name"]) == {"based (archived 2026-11-25, abc)"}
     assert runs["experiment"].str.startswith("archived-").all()
+
+
+def test_an_import_that_was_killed_before_publishing_is_finished_by_the_next(
+    computed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [run.run_id for run in spec().runs()]
+    path = write_archive(computed, ids, tmp_path / "a.zip", _made(tmp_path / "scratch"), {})
+    home = tmp_path / "new"
+
+    def killed(_: Path) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr("store.archive.publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            read_archive(path, home)
+    assert current_number(home) is None
+    wanted = read_archive(path, home)
+    assert current_number(home) == 1
+    with open_store(home) as store:
+        assert sorted(store.query("SELECT run_id FROM runs")["run_id"]) == wanted
+    read_archive(path, home)
+    assert current_number(home) == 1, "nothing new, nothing published"
 
 
 def test_an_archive_of_summaries_has_no_rows_per_question(computed: Path, tmp_path: Path) -> None:
