@@ -7,8 +7,11 @@ prompts, tokens or routing decisions. Each run gets the id ``<id>.archived`` and
 
 from __future__ import annotations
 
+import hashlib
 import io
+import lzma
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -19,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store import files, layout, schema, shards, typed
-from store.catalog import RunManifest, read_manifest, run_ids, seal, write_manifest
+from store.catalog import RunManifest, parse_manifest, read_manifest, run_ids, seal, write_manifest
 from store.errors import CorruptStoreError, InvalidDataError, NotFoundError, StoreError
 from store.publish import publish, shard_paths
 from store.reader import open_store
@@ -28,6 +31,8 @@ SUFFIX = ".archived"
 MAX_BYTES = 5 * 2**20
 #: a hostile archive may not unpack to more than this
 MAX_UNPACKED = 256 * 2**20
+#: what reading a damaged, encrypted or exotic ZIP file ends with
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, OSError, EOFError)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP members carry no time, so the same runs give the same bytes
 
 
@@ -67,10 +72,10 @@ def write_archive(
 
 def _packed(folder: Path) -> bytes:
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(content, "w") as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _EPOCH)
-            info.compress_type = zipfile.ZIP_DEFLATED
+            info.compress_type = zipfile.ZIP_LZMA  # an eighth smaller than deflate
             archive.writestr(info, path.read_bytes())
     return content.getvalue()
 
@@ -102,24 +107,46 @@ def _published(home: layout.Home) -> set[str]:
 
 
 def _unpack(archive: Path, home: layout.Home) -> list[str]:
+    """The ids of the runs in ``archive``; those that are not in ``home`` are written, once all of them are sound."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = _members(opened, archive)
             wanted = sorted({run_id for _, run_id in members.values()})
-            present = set(run_ids(home))
-            added = [run_id for run_id in wanted if run_id not in present]
+            added = set(wanted) - set(run_ids(home))
+            for run_id in sorted(added):
+                _check_run(opened, archive, {name: table for name, (table, mine) in members.items() if mine == run_id})
             order = sorted(members, key=lambda name: name.startswith("runs/"))  # a manifest comes after its shards
-            for name in order:
-                target, run_id = layout.contained(home, Path(home) / name), members[name][1]
-                if run_id in added:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with files.replacing(target) as temporary:
-                        temporary.write_bytes(opened.read(name))
+            for name in [name for name in order if members[name][1] in added]:
+                target = layout.contained(home, Path(home) / name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with files.replacing(target) as temporary:
+                    temporary.write_bytes(opened.read(name))
     except FileNotFoundError:
         raise NotFoundError(f"there is no archive {archive}") from None
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except _DAMAGED as error:
         raise CorruptStoreError(f"{archive.name} cannot be read as an archive of runs: {error}") from error
     return wanted
+
+
+def _check_run(opened: zipfile.ZipFile, archive: Path, members: dict[str, str]) -> None:
+    """Nothing, where ``members`` (name → table) are one finished run with the shards that its manifest seals."""
+    (run_id,) = {PurePosixPath(name).stem for name, table in members.items() if table == "runs"} or {""}
+    if not run_id:
+        raise CorruptStoreError(f"{archive.name} holds {min(members)!r} of a run without its manifest")
+    manifest = parse_manifest(opened.read(f"runs/{run_id}.json"), run_id)
+    try:
+        sealed = {
+            (table, one["name"]): one["sha256"] for table, held in (manifest.shards or {}).items() for one in held
+        }
+    except (AttributeError, TypeError, KeyError):
+        sealed = {}
+    found = {
+        (table, PurePosixPath(name).name): hashlib.sha256(opened.read(name)).hexdigest()
+        for name, table in members.items()
+        if table != "runs"
+    }
+    if manifest.status != "finished" or manifest.shards is None or sealed != found:
+        raise CorruptStoreError(f"{archive.name} is damaged: run {run_id} is not what its manifest seals; take it anew")
 
 
 def _copy_run(

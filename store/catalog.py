@@ -90,24 +90,33 @@ def read_manifest(home: layout.Home, run_id: str) -> RunManifest:
     """The manifest of ``run_id``; raises ``NotFoundError`` when there is none."""
     path = layout.manifest_path(home, run_id)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_manifest(path.read_bytes(), run_id)
     except FileNotFoundError:
         raise NotFoundError(f"there is no run {run_id!r} in {home}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CorruptStoreError(f"manifest runs/{path.name} cannot be read: {error}") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
+
+
+def parse_manifest(content: bytes, run_id: str) -> RunManifest:
+    """The manifest of ``run_id`` from the bytes of its file; raises ``CorruptStoreError`` by name."""
+    name = f"manifest runs/{run_id}.json"
+    try:
+        values = json.loads(content.decode("utf-8"))
+    except ValueError as error:
+        raise CorruptStoreError(f"{name} cannot be read: {error}") from error
+    version = values.get("schema_version") if isinstance(values, dict) else None
     if not isinstance(version, int):
-        raise CorruptStoreError(f"manifest runs/{path.name} cannot be read: it has no schema_version")
+        raise CorruptStoreError(f"{name} cannot be read: it has no schema_version")
     if version > schema.SCHEMA_VERSION:
-        raise NewerSchemaError(shards.newer(f"manifest runs/{path.name}", version))
+        raise NewerSchemaError(shards.newer(name, version))
     known = {entry.name for entry in fields(RunManifest)}
     try:
-        manifest = RunManifest(**{key: value for key, value in content.items() if key in known})
+        manifest = RunManifest(**{key: value for key, value in values.items() if key in known})
         catalog_tables([manifest])
     except (TypeError, ValueError, AttributeError, InvalidDataError) as error:
-        raise CorruptStoreError(f"manifest runs/{path.name} cannot be read: {error}") from error
+        raise CorruptStoreError(f"{name} cannot be read: {error}") from error
     if manifest.run_id != run_id:
-        raise CorruptStoreError(f"manifest runs/{path.name} belongs to another run, {manifest.run_id!r}")
+        raise CorruptStoreError(f"{name} belongs to another run, {manifest.run_id!r}")
     return manifest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import zipfile
 from pathlib import Path
@@ -300,6 +301,39 @@ def test_hostile_archives_are_refused_by_name(computed: Path, tmp_path: Path) ->
     assert not (tmp_path / "evil.json").exists()
     with pytest.raises(NotFoundError, match="no run to archive"):
         write_archive(computed, [], tmp_path / "out.zip", _made(tmp_path / "scratch"), {})
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_leaves_nothing_behind(computed: Path, tmp_path: Path, kind: int) -> None:
+    ids = [run.run_id for run in spec().runs()][:2]
+    whole = write_archive(computed, ids, tmp_path / "whole.zip", _made(tmp_path / "scratch"), {})
+    with zipfile.ZipFile(whole) as opened:
+        members = {name: opened.read(name) for name in opened.namelist()}
+    generator = random.Random(0)
+    path = tmp_path / "damaged.zip"
+    for name in [None, *members]:  # a byte of the file, or of one member whose checksum is then right again
+        changed = dict(members)
+        if name is not None:
+            changed[name] = _flipped(members[name], generator)
+        with zipfile.ZipFile(path, "w", kind) as made:
+            for member, content in changed.items():
+                made.writestr(member, content)
+        if name is None:
+            path.write_bytes(_flipped(path.read_bytes()[: path.stat().st_size // 2], generator))
+        with pytest.raises(CorruptStoreError, match=r"damaged\.zip|manifest runs/"):
+            read_archive(path, tmp_path / "home")
+        assert not (tmp_path / "home").exists()
+    with zipfile.ZipFile(path, "w", kind) as made:
+        for member, content in members.items():
+            if not member.startswith("runs/"):
+                made.writestr(member, content)
+    with pytest.raises(CorruptStoreError, match="of a run without its manifest"):
+        read_archive(path, tmp_path / "home")
+
+
+def _flipped(content: bytes, generator: random.Random) -> bytes:
+    place = generator.randrange(len(content) // 4, len(content) // 2)
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
 
 
 def _made(folder: Path) -> Path:
