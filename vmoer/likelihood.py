@@ -1,4 +1,4 @@
-"""How likely a model finds answers after their prompts, in one padded pass; differentiable."""
+"""How likely a model finds answers after their prompts: in one padded pass, differentiable, or from logits at hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 Row = tuple[list[int], list[int]]
+#: probabilities in float32 that are there at once, 64 MiB
+_AT_ONCE = 2**24
 
 
 def answer_log_probabilities(model: nn.Module, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,3 +40,18 @@ def log_likelihood(model: nn.Module, rows: Sequence[Row]) -> tuple[Tensor, Tenso
     log_p, targets, scored = answer_log_probabilities(model, rows)
     chosen = log_p.gather(-1, targets[..., None])[..., 0]
     return (chosen * scored).sum(-1), scored.sum(-1)
+
+
+def log_probabilities_of(logits: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities ``[copies, n, length]``, float32, of ``targets [n, length]`` at row ``rows[n]`` of
+    ``logits [copies, rows, length, vocabulary]``.
+
+    A few rows at a time: a large vocabulary in float32 would be the largest tensor of a pass.
+    """
+    copies, _, length, vocabulary = logits.shape
+    step = max(_AT_ONCE // (copies * length * vocabulary), 1)
+    found = []
+    for picked, wanted in zip(rows.split(step), targets.split(step), strict=True):
+        log_p = logits[:, picked].float().log_softmax(-1)
+        found.append(log_p.gather(-1, wanted.expand(copies, -1, -1)[..., None])[..., 0])
+    return torch.cat(found, dim=1)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vmoer.devices import running_device
 from vmoer.errors import UnknownNameError, VmoerError
 from vmoer.handle import evaluation
+from vmoer.likelihood import log_probabilities_of
 from vmoer.memory import TokenBudget
 from vmoer.partial import borrow_lower_layers, entering_at, fork_cache, hidden_before
 from vmoer.registry import unknown_name
@@ -102,7 +103,7 @@ def score_options(
         samples = min(samples, handle.support)
     results: list[OptionScores | None] = [None] * len(encoded)
     budget = batch_tokens if isinstance(batch_tokens, TokenBudget) else TokenBudget(batch_tokens)
-    repeated = min(samples, 8) if expand is None else 1
+    repeated = min(samples, 8)
 
     def work(batch: Sequence[_Encoded]) -> list[OptionScores]:
         return _score(model, batch, handle, samples, expand, positions, budget.tokens)
@@ -238,14 +239,13 @@ def _log_likelihood(
     run = _Passes(model, handle, sample_ids, expand, tail > 0, prefix)
 
     ids, mask = _left_padded([item.prompt for item in batch], device)
-    first = _unfold(run.prompt(ids, mask), copies).log_softmax(-1)[:, :, 0]
     heads = torch.tensor([option[0] for option in flat], device=device).repeat(draws)
-    total = first[:, question].gather(-1, heads.expand(copies, -1)[..., None])[..., 0]
+    total = log_probabilities_of(_unfold(run.prompt(ids, mask), copies), question, heads[:, None])[..., 0]
     if tail > 0:
         option_ids, option_mask = _right_padded([option[:-1] for option in flat], tail, device)
         targets, _ = _right_padded([option[1:] for option in flat], tail, device)
-        log_p = _unfold(run.options(option_ids, mask, option_mask, owner, question), copies).log_softmax(-1)
-        chosen = log_p.gather(-1, targets.repeat(draws, 1).expand(copies, -1, -1)[..., None])[..., 0]
+        logits = _unfold(run.options(option_ids, mask, option_mask, owner, question), copies)
+        chosen = log_probabilities_of(logits, torch.arange(len(question), device=device), targets.repeat(draws, 1))
         total = total + (chosen * option_mask.repeat(draws, 1)).sum(-1)
     return total.reshape(copies * draws, len(flat)).cpu()
 
@@ -329,7 +329,7 @@ class _Passes:
                 past_key_values=self.cache,
                 use_cache=self.cache is not None,
                 logits_to_keep=keep,
-            ).logits.float()
+            ).logits
 
 
 def _unfold(logits: Tensor, copies: int) -> Tensor:

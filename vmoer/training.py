@@ -42,8 +42,9 @@ Objective = Literal["expected", "averaged"]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Hyper-parameters; ``batch_size`` counts questions per optimiser step, split into parts of ``micro_batch``.
+    """Hyper-parameters; ``batch_size`` counts questions per optimiser step, split into parts of ``micro_batch`` texts.
 
+    A question is one text, or one per option with ``loss="choice"``, times ``draws``; a part has one question at least.
     ``draws`` routing draws per question and step. ``objective``: ``expected`` is the mean over draws of −log p(answer)
     (the ELBO's first term); ``averaged`` is −log of the mean over draws of p(answer), which rewards a posterior whose
     draws differ usefully. ``kl_warmup`` is the share of the steps over which β rises from 0. ``progressive`` trains one
@@ -194,7 +195,7 @@ def answer_nll(handle: Handle, examples: Sequence[Example], micro_batch: int = 1
     config = TrainingConfig(micro_batch=micro_batch)
     total = 0.0
     with evaluation(handle.model), torch.inference_mode():
-        for part in _parts(examples, micro_batch):
+        for part in _parts(examples, config):
             total += float(_losses(learner_of(handle), part, config, None).sum())
     return total / len(examples)
 
@@ -231,7 +232,7 @@ def _validation_nll(learner: Learner, examples: Sequence[Example], config: Train
     stream = 0 if config.objective == "averaged" and learner.handle is not None else None
     total = 0.0
     with evaluation(learner.model), torch.inference_mode():
-        for part in _parts(examples, config.micro_batch):
+        for part in _parts(examples, config):
             total += float(_losses(learner, part, config, stream).sum())
     return total / len(examples)
 
@@ -299,7 +300,7 @@ def _step(
     sums: dict[tuple[int, str], float] = {}
     beta = config.beta * min(1.0, step / max(config.kl_warmup * total, 1.0))
     stream = mix_int(config.sampling_seed, step) & 0x7FFFFFFF
-    for part in _parts(batch, config.micro_batch):
+    for part in _parts(batch, config):
         share = len(part) / len(batch)
         watch = _Watch()
         with learner.tap.listening(watch):
@@ -308,9 +309,9 @@ def _step(
         loss = task + beta * kl
         (loss * (share * _members(learner))).backward()  # a member's gradient is the mean over its own questions
         rows = {(-1, "task_loss"): float(task.detach()), (-1, "loss"): float(loss.detach())} | watch.seen
-        rows |= {(layer, "beta"): beta for layer in watch.kl}
         for key, value in rows.items():
             sums[key] = sums.get(key, 0.0) + share * value
+        sums |= {(layer, "beta"): beta for layer in watch.kl}
     clip_gradients(list(learner.parameters.values()), config.clip, _members(learner))
     optimiser.step()
     return [(step, layer, quantity, value) for (layer, quantity), value in sorted(sums.items())]
@@ -342,5 +343,7 @@ def _losses(learner: Learner, part: Sequence[Example], config: TrainingConfig, s
     return -log_p.mean(0) / count
 
 
-def _parts(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
+def _parts(examples: Sequence[Example], config: TrainingConfig) -> list[Sequence[Example]]:
+    options = 1 + max(len(example.wrong) for example in examples) if config.loss == "choice" else 1
+    size = max(config.micro_batch // (options * config.draws), 1)
     return [examples[start : start + size] for start in range(0, len(examples), size)]

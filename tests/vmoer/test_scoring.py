@@ -7,6 +7,7 @@ import torch
 from vmoer.controls import MoeNoise, disagreement, final_state_noise, matched_scale
 from vmoer.errors import VmoerError
 from vmoer.handle import bayesianize
+from vmoer.likelihood import log_probabilities_of
 from vmoer.recorder import record
 from vmoer.scoring import OptionScores, score_letters, score_options
 from vmoer.tap import tap_of
@@ -129,6 +130,27 @@ def test_single_token_options_need_no_second_pass(model):
             with handle.one_draw(torch.tensor([sample])):
                 again = [[naive(model, p, o) for o in texts] for p, texts in zip(prompts, options, strict=True)]
             assert_scores(drawn, again, sample)
+
+
+def test_log_probabilities_are_the_same_bits_however_few_rows_at_a_time(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 3, 11, generator=generator).bfloat16()
+    rows = torch.tensor([4, 0, 0, 2, 3, 1, 4])
+    targets = torch.randint(0, 11, (7, 3), generator=generator)
+    expected = logits[:, rows].float().log_softmax(-1).gather(-1, targets.expand(2, -1, -1)[..., None])[..., 0]
+    for at_once in (1, 2 * 3 * 11 * 3, 2**24):
+        monkeypatch.setattr("vmoer.likelihood._AT_ONCE", at_once)
+        assert torch.equal(log_probabilities_of(logits, rows, targets), expected)
+
+
+def test_noise_on_the_final_state_keeps_to_the_token_budget_with_its_copies(model):
+    rows = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda _m, _a, out: rows.append(out.shape[0]))
+    noise = final_state_noise(model, 0.1, 8)
+    budget = 8 * 4 * 5  # eight copies of four questions of five tokens
+    score_options(model, Words(), ["four"] * 32, [["ab", "cd"]] * 32, samples=8, expand=noise, batch_tokens=budget)
+    hook.remove()
+    assert max(rows) == 8 * 4 * 2, "of each question two options"
 
 
 def test_letters_are_scored_as_one_token(model):

@@ -212,6 +212,21 @@ def test_objectives_train_with_several_draws(objective: Any, loss: Any) -> None:
     assert {quantity for _, _, quantity, _ in result.log} >= {"kl", "posterior_std", "logit_std", "validation_nll"}
 
 
+@pytest.mark.parametrize(("micro_batch", "largest"), [(24, 24), (12, 12), (1, 8)])
+def test_a_pass_holds_no_more_texts_than_asked_for_but_one_question(micro_batch: int, largest: int) -> None:
+    """Four options under two draws are eight texts of one question."""
+    model = tiny_model("GraniteMoeForCausalLM")
+    rows: list[int] = []
+    model.register_forward_pre_hook(lambda _m, _a, given: rows.append(len(given["input_ids"])), with_kwargs=True)
+    config = TrainingConfig(epochs=1, batch_size=6, micro_batch=micro_batch, draws=2, loss="choice")
+    four = [Example(one.prompt, one.answer, tuple([k] for k in range(3))) for one in (*TRAIN, *VALIDATION)]
+    with vmoer.bayesianize(model, method="mfvr", samples=3) as handle:
+        rows.clear()
+        train(handle, four[: len(TRAIN)], four[len(TRAIN) :], config)
+    assert max(rows) <= largest
+    assert 8 in rows or micro_batch >= 16
+
+
 def test_averaged_objective_is_never_above_the_expected_one() -> None:
     """−log of a mean of likelihoods is at most the mean of −log likelihoods (Jensen), on the same draws."""
     from vmoer.training import _losses
