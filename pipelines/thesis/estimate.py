@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.context import Context
+from pipelines.context import Context, tokens_about
+from pipelines.prompts import likelihood_option, likelihood_prompt
 from pipelines.questions import load_questions
 from pipelines.scoring import NOISE_GRID, score
 from pipelines.settings import Settings
-from pipelines.spec import Training
+from pipelines.spec import FineTuning, Training
 from pipelines.thesis.suite import Planned, count_questions
 from pipelines.train import missing_parts
+from vmoer.likelihood import log_likelihood
+from vmoer.map_routers import fine_tune
+from vmoer.training import encode
 
 _SAMPLE = 8
 #: a traced question also runs its prompt once more, and writes about this many bytes per token and MoE layer
@@ -56,15 +60,20 @@ def estimate(planned: Sequence[Planned], folders: Sequence[str], settings: Setti
     context = Context(planned[0].spec, folders, settings)
     questions = context.in_distribution.questions[:_SAMPLE]
     with context.resident.native():
+        loaded = _peak()
         score(context, context.resident, questions[:2])
         start = time.perf_counter()
         score(context, context.resident, questions)
         each = (time.perf_counter() - start) / len(questions)
+        at_once = max(context.spec.batch_tokens * len(questions) // sum(map(tokens_about, questions)), len(questions))
+        memory = loaded + (_peak() - loaded) * at_once // len(questions)
+        for part in _largest(planned, folders, settings):
+            _learn(context, part)
+            memory = max(memory, _peak())
     answers = count_questions(list(planned), list(folders), settings)
     traced = sum("trace" in item.spec.stages for item in planned) / len(planned)
     per_answer = each * (1 + 0.5 * traced)
     training = each * _training_passes(planned, folders, settings)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     layers = len(context.resident.moe_layers)
     disk = int(answers * _TOKENS * layers * _TRACE_BYTES * traced)
     existing = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
@@ -73,7 +82,7 @@ def estimate(planned: Sequence[Planned], folders: Sequence[str], settings: Setti
         answers=answers,
         seconds=answers * per_answer + training,
         training=training,
-        memory=int(peak * 1.3),
+        memory=int(memory * 1.2),
         disk=disk,
         free=shutil.disk_usage(existing).free,
         sample=len(questions),
@@ -97,3 +106,32 @@ def _training_passes(planned: Sequence[Planned], folders: Sequence[str], setting
             if isinstance(part, Training) and part.tune_noise:
                 passes[folder] += len(NOISE_GRID) * validation * item.spec.answer_samples
     return sum(passes.values())
+
+
+def _largest(planned: Sequence[Planned], folders: Sequence[str], settings: Settings) -> list[FineTuning]:
+    """Of the trainings that are still to be done the one whose pass holds the most texts, if there is any."""
+    parts = [part for item in planned for part in missing_parts(Context(item.spec, folders, settings)).values()]
+    return sorted(parts, key=lambda part: part.micro_batch)[-1:]
+
+
+def _learn(context: Context, part: FineTuning) -> None:
+    """One pass forward and back over as many of the longest texts as that training holds at once."""
+    resident = context.resident
+    questions = load_questions(part.data, "validation", context.folders, context.settings).questions
+    examples = encode(
+        resident.tokenizer,
+        [likelihood_prompt(question.question) for question in questions],
+        [likelihood_option(question.choices[question.answer]) for question in questions],
+    )
+    rows = sorted(((one.prompt, one.answer) for one in examples), key=lambda row: len(row[0]) + len(row[1]))
+    tuned = fine_tune(resident.model)
+    try:
+        with tuned.learner().learning():
+            log_likelihood(resident.model, rows[-part.micro_batch :])[0].sum().backward()
+    finally:
+        tuned.restore()
+
+
+def _peak() -> int:
+    """The most memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -15,6 +15,7 @@ from pipelines.thesis.suite import load_suite, plan
 from pipelines.train import LOG, missing_parts
 from store.reader import open_store
 from tests.pipelines.support import settings, vmoer
+from vmoer.tap import tap_of
 
 
 def test_estimate_counts_what_is_still_to_be_trained(tmp_path: Path) -> None:
@@ -28,6 +29,8 @@ def test_estimate_counts_what_is_still_to_be_trained(tmp_path: Path) -> None:
     before = estimate(planned, [], home)
     assert 0 < before.training < before.seconds
     assert "of them training" in before.sentence()
+    assert before.memory > 2**28
+    assert not tap_of(main.resident.model).shifts, "the pass that was measured leaves nothing behind"
     adapter = adapter_folder(main)
     assert adapter is not None
     adapter.mkdir(parents=True)
