@@ -99,7 +99,7 @@ def read_manifest(home: layout.Home, run_id: str) -> RunManifest:
 
 def parse_manifest(content: bytes, run_id: str) -> RunManifest:
     """The manifest of ``run_id`` from the bytes of its file; raises ``CorruptStoreError`` by name."""
-    name = f"manifest runs/{run_id}.json"
+    name = f"manifest runs/{layout.check_run_id(run_id)}.json"
     try:
         values = json.loads(content.decode("utf-8"))
     except ValueError as error:

@@ -122,6 +122,7 @@ SETTINGS: dict[str, str] = {
 IDS: dict[str, str] = {
     "catalog.delete_run": "run_id",
     "catalog.forget_shards": "run_id",
+    "catalog.parse_manifest": "run_id",
     "catalog.read_manifest": "run_id",
     "catalog.seal": "run_id",
     "catalog.sweep": "run_id",
