@@ -97,13 +97,14 @@ def search_section(found: list[Duel]) -> Section:
     ]
     return Section(
         "Search for a posterior that learns",
-        "`fcvr`, answers averaged over routing samples; the suite's file says how each was trained, and whether σ was "
-        "tuned on validation NLL; `as in main` are the routers of the main experiment. `step` is whose weights were "
-        "kept, for the best validation NLL; at 0 training has improved nothing over the untrained heads. Each row is "
-        "the paired difference to one opponent, lower is better; *better* means that ECE **and** NLL improve with "
-        "intervals that leave out zero, as it comes or both after temperature scaling. A configuration counts on a set "
-        "if it beats pretrained routers both ways, and each control (untrained heads, the two noises) in one of them; "
-        f"it is *found* if it counts on {SETS_NEEDED} sets.",
+        "`fcvr`, where a configuration names no other method, answers averaged over routing samples; the suite's file "
+        "says how each was trained, and whether σ was tuned on validation NLL; `as in main` are the routers of the "
+        "main experiment. `step` is whose weights were kept, for the best validation NLL; at 0 training has improved "
+        "nothing over the untrained heads. Each row is the paired difference to one opponent, lower is better; "
+        "*better* means that ECE **and** NLL improve with intervals that leave out zero, as it comes or both after "
+        "temperature scaling. A configuration counts on a set if it beats pretrained routers both ways, and each "
+        f"control (untrained heads, the two noises) in one of them; it is *found* if it counts on {SETS_NEEDED} sets. "
+        "What training the routers alone does, without a posterior, is in E2 (`map-…`).",
         ("questions", "configuration", "step", "against", *DIFFERENCES, "n", "better"),
         rows,
     )

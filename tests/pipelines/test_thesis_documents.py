@@ -69,6 +69,15 @@ def test_a_document_says_what_was_not_run(home: Path) -> None:
     assert "Not run at all on worldfacts." in stopped.text
 
 
+def test_another_training_of_map_routers_adds_its_own_row_and_no_other() -> None:
+    lines = (RESULTS / "thesis-smollm2-moe-laptop.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| sciq") and "map-low-rate" in line]
+    assert [row.split(" | ")[1] for row in rows] == [
+        "deterministic, MAP routers, adapted, map-low-rate",
+        "MAP routers, map-low-rate",
+    ]
+
+
 @pytest.mark.parametrize(
     ("layers", "text"), [([], ""), ([3], "3"), ([0, 1, 2, 3, 7], "0–3, 7"), ([1, 3, 4], "1, 3–4"), ([5, 9], "5, 9")]
 )
