@@ -63,6 +63,7 @@ _MEANING = {
     "DataSource.config": "configuration of a hub set",
     "DataSource.as": "name of the set; left out: file stem or split",
     "DataSource.limit": "the questions with the smallest SHA-256 of their id",
+    "DataSource.skip": "leave out the first questions of that order: those that a limit of as many has used",
     "DataSource.where": "keep only rows with this subject or source",
     "DataSource.tenths": "only questions whose id hash falls in these tenths, e.g. [0, 5]: splits a set without splits",
     "DataSource.normalise": "overrides the spec's `normalise` for this set",

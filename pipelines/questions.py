@@ -4,6 +4,7 @@ A file of prompts without answers (:mod:`pipelines.uploads`) is a question set t
 
 Order: when ``limit`` is given, the questions with the smallest SHA-256 of their id are kept, and they are used in that
 order. So a limit is a random subset that depends on nothing but the ids, and a larger limit contains a smaller one.
+``skip`` leaves out the first of that order: questions that a limit of as many has not seen.
 """
 
 from __future__ import annotations
@@ -116,8 +117,11 @@ def load_questions(
     if not kept:
         reason = f"no question matches {source.where}" if source.where and seen else "it has no questions"
         raise DataError(f"{shown}: {reason}")
-    if source.limit is not None:
-        kept = sorted(kept, key=lambda item: hashlib.sha256(item.id.encode()).digest())[: source.limit]
+    if source.limit is not None or source.skip is not None:
+        kept = sorted(kept, key=lambda item: hashlib.sha256(item.id.encode()).digest())
+        if source.skip is not None and source.skip >= len(kept):
+            raise DataError(f"{shown}: it has {len(kept)} questions; `skip: {source.skip}` leaves none")
+        kept = kept[source.skip or 0 :][: source.limit]
     if len(kept) > settings.max_questions:
         raise DataError(
             f"{shown}: {len(kept)} questions are more than {settings.max_questions}; set `limit`, "

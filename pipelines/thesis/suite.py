@@ -138,6 +138,7 @@ def plan(
             if "layers" in values:
                 values["layers"] = _fitting(values["layers"], moe_layers)
             limits = {**form.limits, **values.pop("limits", {})}
+            seen = values.pop("skip", None)
             values["methods"], gone = _available(values["methods"], model, form)
             said += [sentence for sentence in gone if sentence not in said]
             trained = _training(form.training, values.pop("training", {}), suite.sets[name], limits, seed)
@@ -145,6 +146,8 @@ def plan(
             values["name"] = f"{suite.suite}-{form_name}.{experiment}.{name}"
             values["model"] = model
             values["data"] = _data(suite.sets[name], limits, questions, "ood" in values["stages"])
+            if seen is not None:  # in-distribution questions that another experiment was chosen on
+                values["data"]["id"]["skip"] = seen
             planned.append(Planned(experiment, name, parse_spec(values)))
     return planned, said
 

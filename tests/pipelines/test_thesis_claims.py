@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipelines.errors import SpecError
+from pipelines.errors import DataError, SpecError
 from pipelines.settings import Settings
 from pipelines.thesis.claims import (
     CLAIMS,
@@ -223,6 +223,30 @@ def test_forms_plan_main_first_and_share_what_is_trained() -> None:
     small, _ = plan(suite, "laptop", "worldfacts-moe", ["worldfacts"])
     assert small[0].spec.adapter is not None
     assert (small[0].spec.adapter.rank, small[0].spec.adapter.train is not None) == (4, True)
+
+
+def test_skipped_questions_are_those_that_a_limit_takes() -> None:
+    from pipelines.questions import load_questions
+    from pipelines.spec import DataSource
+
+    def ids(**values: int) -> list[str]:
+        return list(load_questions(DataSource(name="worldfacts", split="test", **values)).by_id())
+
+    whole = ids(limit=10_000)
+    assert ids(limit=30) + ids(skip=30, limit=20) == whole[:50]
+    assert ids(skip=30) == whole[30:]
+    with pytest.raises(DataError, match=f"it has {len(whole)} questions; `skip: {len(whole)}` leaves none"):
+        ids(skip=len(whole))
+
+
+def test_a_search_is_confirmed_with_the_same_weights_on_other_questions() -> None:
+    suite = load_suite("thesis", Settings())
+    planned, _ = plan(suite, "laptop", "smollm2-moe", ["sciq"], only=["search-mcdr-choice", "search-mcdr-choice-fresh"])
+    search, fresh = (item.spec for item in planned)
+    assert (search.data.id.skip, search.data.id.limit) == (None, 300)
+    assert (fresh.data.id.skip, fresh.data.id.limit) == (300, 700)
+    assert (search.routers, search.layers, search.samples) == (fresh.routers, fresh.layers, fresh.samples)
+    assert (search.adapter, search.data.validation) == (fresh.adapter, fresh.data.validation)
 
 
 def test_tenths_split_a_set_without_overlap() -> None:
