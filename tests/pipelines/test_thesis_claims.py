@@ -182,10 +182,24 @@ def test_a_configuration_has_to_beat_everything_on_two_sets() -> None:
         Duel("obqa", one.configuration, one.opponent, [], one.won if one is not controls[0] else ())
         for one in (base, *controls)
     ]
-    assert outcome([base, *controls, *other]) == ("not found", "averaged on 1 of 2 sets")
+    assert outcome([base, *controls, *other]) == ("not found", "averaged on 1 of 2 sets; in NLL alone: none")
     other = [Duel("obqa", one.configuration, one.opponent, [], one.won) for one in (base, *controls)]
     assert outcome([base, *controls, *other]) == ("found", "averaged on 2 of 2 sets")
     assert outcome([]) is None
+
+
+def test_what_lowers_the_nll_alone_is_told_and_does_not_count() -> None:
+    found = [
+        Duel("sciq", "mcdr", pd.Series({"method": method, "control": control}), [], (), ("as it comes", "scaled"))
+        for method, control in (
+            ("deterministic", "none"),
+            *(("mcdr", name) for name in ("untrained", "non-routing-noise", "moe-noise")),
+        )
+    ]
+    assert not holds(found)
+    assert holds(found, nll_alone=True)
+    assert outcome(found) == ("not found", "mcdr on 0 of 1 set; in NLL alone: mcdr on 1 of 1 set")
+    assert not holds(found[:-1], nll_alone=True)
 
 
 def test_absent_question_sets_are_said_and_left_out(tmp_path: Path) -> None:
