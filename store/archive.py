@@ -28,7 +28,7 @@ from store.publish import publish, shard_paths
 from store.reader import open_store
 
 SUFFIX = ".archived"
-MAX_BYTES = 5 * 2**20
+MAX_BYTES = 5_000_000
 #: a hostile archive may not unpack to more than this
 MAX_UNPACKED = 256 * 2**20
 #: what reading a damaged, encrypted or exotic ZIP file ends with

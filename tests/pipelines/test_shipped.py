@@ -14,7 +14,7 @@ from pipelines.spec import parse_spec
 from tests.pipelines.support import settings
 
 #: all weights together, so that a checkout stays small
-MAX_BYTES = 12 * 2**20
+MAX_BYTES = 12_000_000
 SETS = sorted(path.parent.parent for path in SHIPPED.glob("*/*/adapter/adapter.json"))
 
 
