@@ -258,10 +258,12 @@ def draw_example(page: Page, first: str, second: str, rows: pd.DataFrame, exampl
 def explain_absence(page: Page, silent: list[str]) -> None:
     """Why two runs cannot be compared: those without any answers, else that they answered different questions."""
     if silent:
-        states.empty(
+        page.absent(
+            silent[0],
             f"No answers are stored for {plain(' and '.join(page.label(run_id) for run_id in silent))}",
             "vmoer run SPEC.yaml   # with `evaluate` among its stages, both methods in one spec",
             why="Prompts kept from Inspect are only traced; a run that stopped may not have come that far.",
+            archived="Archived as a summary, without an answer per question; a run computed here has them.",
         )
         return
     st.error(

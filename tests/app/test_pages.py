@@ -220,6 +220,21 @@ def test_rows_and_choices_of_archived_runs_say_so(tmp_path: Path, monkeypatch: p
     assert [name.endswith("(archived)") for name in choices] == ["fcvr" not in name for name in choices]
 
 
+def test_runs_archived_as_summaries_say_why_they_have_no_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path / "made", runs=("deterministic", "fcvr"), layers=2, experts=4, top_k=2, examples=6)
+    (tmp_path / "scratch").mkdir()
+    packed = write_archive(
+        tmp_path / "made", [DETERMINISTIC, FCVR], tmp_path / "a.zip", tmp_path / "scratch", {}, summaries=True
+    )
+    (tmp_path / "here").mkdir()
+    read_archive(packed, tmp_path / "here")
+    app = open_page(monkeypatch, tmp_path / "here", "compare", {"run": f"{FCVR}.archived"})
+    assert "Archived as a summary, without an answer per question" in said(app)
+    assert "Inspect are only traced" not in said(app)
+
+
 def test_more_runs_than_fit_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMOER_APP_MAX_RUNS", "1")
     app = open_page(monkeypatch, home, "calibration", {"runs": [DETERMINISTIC, FCVR]})
