@@ -10,16 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines import yamlfile
 from pipelines.errors import SpecError
@@ -89,7 +80,10 @@ class DataSource(_Part):
     config: Text | None = None
     label: Annotated[str, Field(pattern=_NAME)] | None = Field(default=None, alias="as")
     limit: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    skip: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    # came later: left out where it is not used, so that older specs keep their identity
+    skip: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
     where: dict[str, str] | None = None
     tenths: Annotated[list[Annotated[int, Field(ge=0, le=10)]], Field(min_length=2, max_length=2)] | None = None
     normalise: bool | None = None
@@ -106,12 +100,6 @@ class DataSource(_Part):
         if self.tenths is not None and self.tenths[0] >= self.tenths[1]:
             raise ValueError("`tenths` is a range of 0 to 10 whose end is not included, for instance [0, 5]")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """``skip`` came later: left out where it is not used, so that older specs keep their identity."""
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "skip" or value is not None}
 
 
 class Data(_Part):
