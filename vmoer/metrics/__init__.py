@@ -5,7 +5,9 @@ have different numbers of options; a 2-D array does when the numbers agree. NaN 
 ``MetricInputError``; a metric that cannot be computed (no example, one class only) is ``None``.
 """
 
+from vmoer.metrics._definition import Definition
 from vmoer.metrics._inputs import MetricInputError
+from vmoer.metrics.answer_metrics import ANSWER_METRICS, AnswerMetric
 from vmoer.metrics.bootstrap import Interval, interval, paired_difference, resample
 from vmoer.metrics.calibration import (
     accuracy,
@@ -20,7 +22,7 @@ from vmoer.metrics.calibration import (
     predicted,
 )
 from vmoer.metrics.comparison import Comparison, align, paired_comparison, paired_ood_comparison
-from vmoer.metrics.definitions import DEFINITIONS, Definition, definition
+from vmoer.metrics.definitions import DEFINITIONS, definition
 from vmoer.metrics.ood import auprc, auroc, fpr_at_tpr, length_matched, roc_curve
 from vmoer.metrics.reliability import chance_ece, reliability_bins, wilson_interval
 from vmoer.metrics.selective import aurc, error_auroc, risk_coverage
@@ -39,7 +41,9 @@ from vmoer.metrics.temperature import CrossFit, apply_temperature, cross_fit_tem
 from vmoer.metrics.uncertainty import mutual_information, one_minus_max_prob, predictive_entropy, variation_ratio
 
 __all__ = [
+    "ANSWER_METRICS",
     "DEFINITIONS",
+    "AnswerMetric",
     "Comparison",
     "CrossFit",
     "Definition",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vmoer.metrics import calibration, ood, selective
+from vmoer.metrics import ood, selective
 from vmoer.metrics._inputs import Booleans, Floats, Integers
 from vmoer.metrics.bootstrap import CELLS_AT_ONCE, Kind, Statistic, resample
-from vmoer.metrics.calibration import Answered, dense_rank, equal_width_bin
 
 CHANCE_LEVEL = 0.975
 """Quantile of a calibrated model's binned errors up to which chance explains a value (one end of a 95 % interval)."""
@@ -40,21 +38,6 @@ class Measure:
             return None
         found = float(self.statistic(*(array[None] for array in self.arrays))[0])
         return None if np.isnan(found) else found
-
-
-def calibration_measures(each: Answered) -> dict[str, Measure]:
-    """The calibration metrics by name."""
-    bins = equal_width_bin(each.confidence)
-    binned = partial(Measure, kind="bias-corrected", low=0, high=1)
-    return {
-        "accuracy": Measure(mean_rows, (each.correct,), low=0, high=1),
-        "ece": binned(calibration.ece_rows, (bins, each.gap)),
-        "ece_adaptive": binned(calibration.adaptive_ece_rows, (dense_rank(each.confidence), each.gap)),
-        "mce": binned(calibration.mce_rows, (bins, each.gap)),
-        "nll": Measure(mean_rows, (each.nll,), low=0),
-        "brier": Measure(mean_rows, (each.brier,), low=0, high=2),
-        "overconfidence": Measure(mean_rows, (each.gap,), low=-1, high=1),
-    }
 
 
 def ood_measures(rank: Integers, positive: Booleans) -> dict[str, Measure]:

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from vmoer.metrics import ood
 from vmoer.metrics._inputs import MetricInputError, Rows
-from vmoer.metrics._measures import Measure, calibration_measures, debiased, ood_measures
+from vmoer.metrics._measures import Measure, debiased, ood_measures
+from vmoer.metrics.answer_metrics import calibration_measures
 from vmoer.metrics.bootstrap import N_RESAMPLES, paired_difference
 from vmoer.metrics.calibration import answered
 from vmoer.metrics.definitions import definition

@@ -1,6 +1,7 @@
-"""What every metric, score and control shown anywhere means: one place, quoted by the dashboard and the documentation.
+"""Say what every metric, score and control shown anywhere means; the dashboard and the documentation quote it.
 
-The texts are in ``definitions.toml`` beside this file; ``python -m vmoer.metrics`` prints them as ``docs/metrics.md``.
+The texts are in ``definitions.toml`` beside this file, or with a metric of its own in ``answer_metrics.py``;
+``python -m vmoer.metrics`` prints them as ``docs/metrics.md``.
 """
 
 from __future__ import annotations
@@ -8,33 +9,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from types import MappingProxyType
 
 from vmoer.errors import UnknownNameError
+from vmoer.metrics._definition import Definition
+from vmoer.metrics.answer_metrics import ANSWER_METRICS
 
-DIRECTIONS = ("higher", "lower", "none")
-SCALED_TWINS = ("accuracy", "ece", "ece_adaptive", "mce", "nll", "brier", "overconfidence")
+SCALED_TWINS = tuple(metric.name for metric in ANSWER_METRICS)
 """Metrics that also exist for temperature-scaled probabilities, as ``<name>_ts``."""
-
-
-@dataclass(frozen=True)
-class Definition:
-    """One quantity: what it is called, how it is computed, which way is better, and how it misleads."""
-
-    name: str
-    title: str
-    formula: str
-    """LaTeX, without delimiters."""
-    direction: str
-    """``higher`` or ``lower`` (is better), or ``none``."""
-    unit: str
-    help: str
-    pitfalls: str
-    reference: str
-    """Where it comes from; empty when it is defined here."""
-    group: str
 
 
 def _scaled(base: Definition) -> Definition:
@@ -46,17 +30,21 @@ def _scaled(base: Definition) -> Definition:
     )
 
 
-def _read() -> Mapping[str, Definition]:
+def read() -> Mapping[str, Definition]:
+    """Return every definition by name, those of one group side by side."""
     text = resources.files(__package__).joinpath("definitions.toml").read_text(encoding="utf-8")
+    bases = [Definition(name=name, **fields) for name, fields in tomllib.loads(text).items()]
+    bases += [metric.definition for metric in ANSWER_METRICS if metric.definition]
+    groups = list(dict.fromkeys(base.group for base in bases))
     found: dict[str, Definition] = {}
-    for name, fields in tomllib.loads(text).items():
-        found[name] = Definition(name=name, **fields)
-        if name in SCALED_TWINS:
-            found[f"{name}_ts"] = _scaled(found[name])
+    for base in sorted(bases, key=lambda base: groups.index(base.group)):
+        found[base.name] = base
+        if base.name in SCALED_TWINS:
+            found[f"{base.name}_ts"] = _scaled(base)
     return MappingProxyType(found)
 
 
-DEFINITIONS: Mapping[str, Definition] = _read()
+DEFINITIONS: Mapping[str, Definition] = read()
 """Every definition by name, in the order of the documentation."""
 
 

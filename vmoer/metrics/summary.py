@@ -18,10 +18,10 @@ from vmoer.metrics._measures import (
     CHANCE_LEVEL,
     Measure,
     calibrated_values,
-    calibration_measures,
     ood_measures,
     selective_measures,
 )
+from vmoer.metrics.answer_metrics import calibration_measures
 from vmoer.metrics.bootstrap import N_RESAMPLES, Interval, interval
 from vmoer.metrics.calibration import MIN_COUNT, Answered, answered, dense_rank
 from vmoer.metrics.definitions import definition

@@ -7,11 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vmoer import metrics
 from vmoer.errors import UnknownNameError
-from vmoer.metrics.definitions import DIRECTIONS, SCALED_TWINS, markdown
+from vmoer.metrics import AnswerMetric, Definition, answer_metrics, definitions
+from vmoer.metrics._definition import DIRECTIONS
+from vmoer.metrics._measures import Measure
+from vmoer.metrics.calibration import Answered
+from vmoer.metrics.definitions import SCALED_TWINS, markdown
 from vmoer.metrics.stability import KEPT
 
 ROOT = Path(__file__).parents[3]
@@ -139,3 +144,25 @@ def test_metrics_import_without_torch_and_heavy_company() -> None:
     program = f"import sys, vmoer.metrics; print([name for name in {forbidden} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_new_answer_metric_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One function and one line of the table: computed, compared, given a twin, defined and documented."""
+
+    def median_confidence(each: Answered) -> Measure:
+        return Measure(lambda confidence: np.median(confidence, axis=-1), (each.confidence,), low=0, high=1)
+
+    own = Definition(
+        "median_confidence", "Median confidence", r"\tilde c", "none", "fraction", "H.", "P.", "", "Answers"
+    )
+    line = AnswerMetric("median_confidence", "median", median_confidence, own)
+    monkeypatch.setattr(answer_metrics, "ANSWER_METRICS", (*answer_metrics.ANSWER_METRICS, line))
+    monkeypatch.setattr(definitions, "ANSWER_METRICS", answer_metrics.ANSWER_METRICS)
+    monkeypatch.setattr(definitions, "SCALED_TWINS", (*definitions.SCALED_TWINS, "median_confidence"))
+    monkeypatch.setattr(definitions, "DEFINITIONS", definitions.read())
+    probs, answers = [[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]], [0, 1, 1]
+    rows = {row.metric: row for row in metrics.calibration_metrics(probs, answers, temperature=1.0)}
+    assert rows["median_confidence"].value == rows["median_confidence_ts"].value == pytest.approx(0.7)
+    differences = {row.metric: row.difference for row in metrics.paired_comparison(probs, probs, answers)}
+    assert differences["median_confidence"] == 0
+    assert "### Median" in markdown()
