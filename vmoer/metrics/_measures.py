@@ -14,6 +14,8 @@ from vmoer.metrics.bootstrap import CELLS_AT_ONCE, Kind, Statistic, resample
 
 CHANCE_LEVEL = 0.975
 """Quantile of a calibrated model's binned errors up to which chance explains a value (one end of a 95 % interval)."""
+BEYOND_CHANCE = 0.999
+"""The same quantile for differences: only beyond it is an error's bias surely not a calibrated model's."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,22 @@ def calibrated_values(measure: Measure, confidence: Floats, n_resamples: int, se
     return np.concatenate(values)
 
 
-def debiased(measure: Measure, confidence: Floats, n_resamples: int, seed: int) -> float | None:
-    """A binned calibration error less its small-sample bias, for centring intervals; never shown by itself.
+def centres(measure: Measure, confidence: Floats, n_resamples: int, seed: int) -> tuple[float, ...]:
+    """Return what a binned calibration error may be without its small-sample bias; for intervals, never shown.
 
     The bootstrap's own estimate of that bias is right for a clearly miscalibrated model and too small for a calibrated
-    one, so a value that chance explains loses what chance contributes on average.
+    one. Where chance could explain the value, nobody can tell the two apart, so the value less what chance contributes
+    on average stands beside the bootstrap's estimate: a difference of two errors has to allow for both.
     """
     value = measure.value()
     if value is None:
-        return None
-    chance = calibrated_values(measure, confidence, n_resamples, seed)
-    if value <= np.quantile(chance, CHANCE_LEVEL):
-        return max(0.0, value - float(chance.mean()))
+        return ()
     resampled = resample(measure.statistic, *measure.arrays, n_resamples=n_resamples, seed=seed)
-    return 2 * value - float(np.nanmean(resampled))
+    bootstrap = 2 * value - float(np.nanmean(resampled))
+    chance = calibrated_values(measure, confidence, n_resamples, seed)
+    if value > np.quantile(chance, BEYOND_CHANCE):
+        return (bootstrap,)
+    return (bootstrap, max(0.0, value - float(chance.mean())))
 
 
 def mean_rows(values: NDArray[Any]) -> Floats:

@@ -63,7 +63,7 @@ def interval(
     groups: ArrayLike | None = None,
     kind: Kind = "percentile",
     level: float = LEVEL,
-    centre: float | None = None,
+    centres: Sequence[float] = (),
 ) -> Interval:
     """Bootstrap interval of ``statistic(*arrays)`` over examples (the first axis of every array), in its own unit.
 
@@ -72,8 +72,8 @@ def interval(
     5 % of the resamples are undefined, or when every resample gives the same value: a width of zero would claim a
     certainty that the data cannot give.
 
-    ``centre``, for ``bias-corrected`` alone, is a less biased estimate of the same quantity; the percentile interval
-    moved there joins the hull.
+    ``centres``, for ``bias-corrected`` alone, are less biased estimates of the same quantity; the percentile interval
+    moved to each of them joins the hull.
     """
     if n_resamples < 1:
         raise MetricInputError(f"n_resamples must be at least 1; it is {n_resamples}")
@@ -104,9 +104,9 @@ def interval(
         ends = np.quantile(defined, [tail, 1 - tail])
         shifted = ends - (defined.mean() - estimate)
         basic = 2 * estimate - ends[::-1]
-        moved = shifted if centre is None else ends - (defined.mean() - centre)
-        low = min(shifted[0], basic[0], moved[0], estimate)
-        high = max(shifted[1], basic[1], moved[1], estimate)
+        moved = [ends - (defined.mean() - centre) for centre in centres]
+        low = min(shifted[0], basic[0], estimate, *(pair[0] for pair in moved))
+        high = max(shifted[1], basic[1], estimate, *(pair[1] for pair in moved))
     else:
         raise MetricInputError(f"unknown interval {kind!r}; it is 'percentile', 'bca' or 'bias-corrected'")
     return Interval(float(low), float(high), n_resamples, undefined)
@@ -122,7 +122,7 @@ def paired_difference(
     groups: ArrayLike | None = None,
     kind: Kind = "percentile",
     level: float = LEVEL,
-    centre: float | None = None,
+    centres: Sequence[float] = (),
 ) -> Interval:
     """Interval of ``statistic(*first) − statistic(*second)`` when row i of both is the same example.
 
@@ -143,7 +143,7 @@ def paired_difference(
         groups=groups,
         kind=kind,
         level=level,
-        centre=centre,
+        centres=centres,
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vmoer.metrics import ood
 from vmoer.metrics._inputs import MetricInputError, Rows
-from vmoer.metrics._measures import Measure, debiased, ood_measures
+from vmoer.metrics._measures import Measure, centres, ood_measures
 from vmoer.metrics.answer_metrics import calibration_measures
 from vmoer.metrics.bootstrap import N_RESAMPLES, paired_difference
 from vmoer.metrics.calibration import answered
@@ -51,14 +51,13 @@ def paired_comparison(
     """
     each, baseline = answered(probs, answers), answered(baseline_probs, answers)
     ours, theirs = calibration_measures(each), calibration_measures(baseline)
-    centres: dict[str, float] = {}
+    between: dict[str, list[float]] = {}
     for name, measure in ours.items():
         if measure.kind == "bias-corrected":
-            centre = debiased(measure, each.confidence, n_resamples, seed)
-            other = debiased(theirs[name], baseline.confidence, n_resamples, seed)
-            if centre is not None and other is not None:
-                centres[name] = centre - other
-    return _differences(ours, theirs, None, n_resamples, seed, centres, suffix=suffix)
+            own = centres(measure, each.confidence, n_resamples, seed)
+            other = centres(theirs[name], baseline.confidence, n_resamples, seed)
+            between[name] = [one - two for one in own for two in other]
+    return _differences(ours, theirs, None, n_resamples, seed, between, suffix=suffix)
 
 
 def paired_ood_comparison(
@@ -97,7 +96,7 @@ def _differences(
     groups: NDArray[Any] | None,
     n_resamples: int,
     seed: int,
-    centres: dict[str, float],
+    between: dict[str, list[float]],
     suffix: str = "",
     score: str = "",
 ) -> list[Comparison]:
@@ -114,7 +113,7 @@ def _differences(
             seed=seed,
             groups=groups,
             kind=measure.kind,
-            centre=centres.get(name),
+            centres=between.get(name, ()),
         )
         direction = definition(name).direction
         rows.append(Comparison(name + suffix, value - baseline, within.low, within.high, measure.n, direction, score))
