@@ -1,4 +1,4 @@
-"""A sealed archive of runs: their results and manifests in one file, to be shown beside runs that are computed here.
+"""Write and read archives: the results and manifests of finished runs in one file, without texts.
 
 The archive is a ZIP of a small data folder: result tables (one shard per run and table) and manifests, no facts, so no
 prompts, tokens or routing decisions. Each run gets the id ``<id>.archived`` and its experiment the prefix
@@ -81,12 +81,12 @@ def _packed(folder: Path) -> bytes:
 
 
 def read_archive(archive: Path, home: layout.Home) -> list[str]:
-    """The ids of the runs in ``archive``, which are now in the data folder and published; those already there stay."""
+    """Import an archive, publish its runs and return their ids; runs that are already there stay."""
     return read_archives([archive], home)
 
 
 def read_archives(archives: Sequence[Path], home: layout.Home) -> list[str]:
-    """The same for several archives, published once."""
+    """Import several archives and publish once."""
     wanted: list[str] = []
     try:
         for archive in archives:
@@ -98,7 +98,7 @@ def read_archives(archives: Sequence[Path], home: layout.Home) -> list[str]:
 
 
 def _published(home: layout.Home) -> set[str]:
-    """The runs that the current generation shows: an import killed before publishing left others."""
+    """Return the runs that the current generation shows: an import killed before publishing left others."""
     try:
         with open_store(home) as store:
             return {str(run_id) for run_id in store.query("SELECT run_id FROM runs")["run_id"]}
@@ -107,7 +107,7 @@ def _published(home: layout.Home) -> set[str]:
 
 
 def _unpack(archive: Path, home: layout.Home) -> list[str]:
-    """The ids of the runs in ``archive``; those that are not in ``home`` are written, once all of them are sound."""
+    """Write the runs that ``home`` lacks, once all of them are sound, and return the ids of all."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = _members(opened, archive)
@@ -129,7 +129,7 @@ def _unpack(archive: Path, home: layout.Home) -> list[str]:
 
 
 def _check_run(opened: zipfile.ZipFile, archive: Path, members: dict[str, str]) -> None:
-    """Nothing, where ``members`` (name → table) are one finished run with the shards that its manifest seals."""
+    """Refuse ``members`` (name → table) unless they are one finished run with the shards that its manifest seals."""
     (run_id,) = {PurePosixPath(name).stem for name, table in members.items() if table == "runs"} or {""}
     if not run_id:
         raise CorruptStoreError(f"{archive.name} holds {min(members)!r} of a run without its manifest")
@@ -176,7 +176,7 @@ def _copy_run(
 
 
 def at_validations(log: pa.Table) -> pa.Table:
-    """The rows of a training log at its first step and at those with a validation: enough to see where it went."""
+    """Return the rows of a training log at its first step and at those with a validation: enough to draw its curve."""
     validated = log.filter(pc.equal(log["quantity"], "validation_nll"))["step"].to_pylist()
     steps = [step for step in log["step"].to_pylist() if step]
     kept = {*validated, *([min(steps)] if steps else [])}
@@ -196,7 +196,7 @@ def _relabelled(manifest: RunManifest, run_id: str, label: dict[str, Any]) -> Ru
 
 
 def _members(opened: zipfile.ZipFile, archive: Path) -> dict[str, tuple[str, str]]:
-    """Member → (table or ``runs``, run id); anything that is no manifest or result shard is refused by name."""
+    """Return member → (table or ``runs``, run id); refuse by name what is no manifest or result shard."""
     if sum(info.file_size for info in opened.infolist()) > MAX_UNPACKED:
         raise CorruptStoreError(f"{archive.name} unpacks to more than {MAX_UNPACKED} bytes")
     found = {}

@@ -1,4 +1,4 @@
-"""Run manifests: one JSON file per run, the source of the catalog tables and of the reproducibility card."""
+"""Read and write run manifests: one JSON file per run, the source of the catalog tables and the card."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class RunManifest:
 
 
 def now() -> str:
-    """This moment in UTC, ISO 8601 with seconds: the form that manifests store."""
+    """Return the time in UTC as manifests store it: ISO 8601 with seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_manifest(home: layout.Home, manifest: RunManifest) -> Path:
-    """The path of the manifest, written atomically; content that does not fit the catalog tables is refused by name."""
+    """Write a manifest atomically and return its path; refuse by name what does not fit the catalog tables."""
     path = layout.manifest_path(home, manifest.run_id)
     if manifest.status not in STATUSES:
         raise InvalidDataError(f"run {manifest.run_id}: status {manifest.status!r} is not one of {', '.join(STATUSES)}")
@@ -87,7 +87,7 @@ def write_manifest(home: layout.Home, manifest: RunManifest) -> Path:
 
 
 def read_manifest(home: layout.Home, run_id: str) -> RunManifest:
-    """The manifest of ``run_id``; raises ``NotFoundError`` when there is none."""
+    """Return the manifest of ``run_id``; raise ``NotFoundError`` when there is none."""
     path = layout.manifest_path(home, run_id)
     try:
         return parse_manifest(path.read_bytes(), run_id)
@@ -98,7 +98,7 @@ def read_manifest(home: layout.Home, run_id: str) -> RunManifest:
 
 
 def parse_manifest(content: bytes, run_id: str) -> RunManifest:
-    """The manifest of ``run_id`` from the bytes of its file; raises ``CorruptStoreError`` by name."""
+    """Return the manifest of ``run_id`` from the bytes of its file; raise ``CorruptStoreError`` for damaged ones."""
     name = f"manifest runs/{layout.check_run_id(run_id)}.json"
     try:
         values = json.loads(content.decode("utf-8"))
@@ -121,7 +121,7 @@ def parse_manifest(content: bytes, run_id: str) -> RunManifest:
 
 
 def run_ids(home: layout.Home) -> list[str]:
-    """The ids of all runs that have a manifest, sorted."""
+    """Return the ids of all runs that have a manifest, sorted."""
     folder = layout.runs_folder(home)
     if not folder.is_dir():
         return []
@@ -129,7 +129,7 @@ def run_ids(home: layout.Home) -> list[str]:
 
 
 def list_manifests(home: layout.Home, damaged: list[CorruptStoreError] | None = None) -> list[RunManifest]:
-    """All manifests, by run id; one that cannot be read raises, or is added to ``damaged`` when that is given."""
+    """Return all manifests by run id; add those that cannot be read to ``damaged``, or raise when it is not given."""
     found = []
     for run_id in run_ids(home):
         try:
@@ -144,7 +144,7 @@ def list_manifests(home: layout.Home, damaged: list[CorruptStoreError] | None = 
 
 
 def delete_run(home: layout.Home, run_id: str) -> None:
-    """Remove a run's manifest: the next generation is without it. ``compact`` later removes its shards."""
+    """Remove a run's manifest; the next generation is without it, and ``compact`` later removes its shards."""
     path = layout.manifest_path(home, run_id)
     try:
         path.unlink()
@@ -154,14 +154,14 @@ def delete_run(home: layout.Home, run_id: str) -> None:
 
 
 def forget_shards(home: layout.Home, run_id: str) -> None:
-    """Remove the shards of a run that was removed, before another of its id begins: nothing says what made them."""
+    """Delete the shards that a removed run left, before another run of its id begins."""
     for table in schema.tables("fact", "result"):
         for path in shards.list_shards(home, table.name, run_id):
             path.unlink(missing_ok=True)
 
 
 def untangle(home: layout.Home, run_id: str) -> None:
-    """Leave every row of an unsealed run in one shard: which ones are whose is no longer said by its manifest.
+    """Delete overlapping shards of an unsealed run, so that no row is stored twice.
 
     Removed are shards that cannot be read, and merged ones of which a part lies there by itself (compacting leaves what
     it replaced for a while) or in a larger merged one.
@@ -186,7 +186,7 @@ def untangle(home: layout.Home, run_id: str) -> None:
 
 
 def seal(home: layout.Home, run_id: str, **changes: Any) -> RunManifest:
-    """The run's manifest with the SHA-256 and row count of each shard, written to disk.
+    """Write the SHA-256 and row count of each shard into the run's manifest and return it.
 
     ``changes`` set fields in the same write. Call it when the last shard is written, e.g.
     ``seal(home, run_id, status="finished", ended_at=now())``.
@@ -212,7 +212,7 @@ def sweep(home: layout.Home, run_id: str) -> None:
 
 
 def catalog_tables(manifests: Sequence[RunManifest]) -> dict[str, pa.Table]:
-    """The catalog tables of ``manifests``: ``models``, ``datasets``, ``runs``; a model's latest row wins."""
+    """Return the tables ``models``, ``datasets`` and ``runs`` of ``manifests``; a model's latest row wins."""
     models: dict[str, Mapping[str, Any]] = {}
     datasets: dict[tuple[str, str], Mapping[str, Any]] = {}
     for manifest in sorted(manifests, key=lambda one: (_timestamp(one.started_at) or datetime.min, one.run_id)):

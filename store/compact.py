@@ -1,5 +1,5 @@
 # ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
-"""Compacting: a finished run's many shards become few sorted ones; what nothing refers to is removed after a while."""
+"""Merge a finished run's many shards into few sorted ones, and remove files that nothing needs any more."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _merge(home: layout.Home, table: schema.Table, run_id: str, entries: dict[Pa
 
 
 def _asked(sql: str, paths: list[Path]) -> pa.Table:
-    """What a query over ``paths`` gives."""
+    """Return the result of a query over ``paths``."""
     with engine.connect() as connection:
         try:
             return connection.sql(sql).to_arrow_table()

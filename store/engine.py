@@ -1,4 +1,4 @@
-"""DuckDB as the store uses it: one way to connect, and the few pieces of SQL that are made from names and paths."""
+"""Connect to DuckDB, and build the few pieces of SQL that are made from names and paths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THREADS = 2
 def connect(
     path: Path | str = ":memory:", threads: int = THREADS, memory_limit: str = MEMORY_LIMIT
 ) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection that loads no extension and spills to a temporary folder of its own."""
+    """Return a DuckDB connection that loads no extension and spills to a temporary folder of its own."""
     spills = Path(tempfile.gettempdir())
     sweep(spills)
     # Two databases that share a spill folder overwrite each other's files.
@@ -56,7 +56,7 @@ def sweep(folder: Path) -> None:
 
 
 def _owner() -> str:
-    """How the spill folders of this machine begin: containers may share a temporary folder, but not their processes."""
+    """Return the prefix of this machine's spill folders: containers may share a temporary folder, not processes."""
     return f"vmoer-duckdb-{re.sub('[^a-zA-Z0-9]', '_', platform.node())}-"
 
 
@@ -138,7 +138,7 @@ def attach_generation(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
 
 
 def older_generation(name: str, version: int) -> str:
-    """The sentence about a generation that an earlier version published."""
+    """Return the error for a generation that an earlier version published."""
     return (
         f"generation {name} was published with schema version {version}, this VMoER reads {schema.SCHEMA_VERSION}; "
         "`vmoer verify --repair` builds it anew from the shards"
@@ -146,5 +146,5 @@ def older_generation(name: str, version: int) -> str:
 
 
 def damaged_generation(name: str, error: Exception) -> str:
-    """The sentence about a generation file that cannot be read."""
+    """Return the error for a generation file that cannot be read."""
     return f"generation {name} is damaged ({first_line(error)}); `vmoer verify --repair` builds it anew from the shards"

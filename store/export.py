@@ -1,5 +1,5 @@
 # ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
-"""Tables of one or more runs as files that other programs read, streamed and written atomically."""
+"""Export tables as files that other programs read, streamed and written atomically."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def export_table(
     output: str | Path,
     card: bool = False,
 ) -> Path:
-    """The path of the file that now holds ``table`` of the given runs (None: of all); an older file is replaced.
+    """Write ``table`` of the given runs (None: of all) to a file and return its path; an older file is replaced.
 
     ``csv``: plain, lists as JSON text, text that a spreadsheet would run as a formula gets an apostrophe in front.
     ``parquet``: the schema's types. ``json``: ``{"card": …, "rows": […]}``. ``latex``: a booktabs table, numbers with
@@ -77,7 +77,7 @@ def export_table(
 
 
 def make_card(store: Store, runs: Sequence[str], table: str | None) -> dict[str, Any]:
-    """The provenance of an export: what it holds, from which generation, and each run's reproducibility card."""
+    """Return the provenance of an export: what it holds, from which generation, and each run's card."""
     found = store.query(
         "SELECT run_id, experiment, model, method, estimator, control, status, synthetic, manifest FROM runs "
         "WHERE list_contains($runs::VARCHAR[], run_id) ORDER BY run_id",

@@ -1,4 +1,4 @@
-"""Atomic, durable files: a reader sees the old content or the new one, also after a power cut or on a full disk."""
+"""Write files atomically: a reader sees the old or the new content, also after a power cut or on a full disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _IN_TEXT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, 
 
 
 def cannot_write(name: str, error: Exception) -> WriteError | None:
-    """The refusal for what the operating system said about writing ``name``; None when it is about something else.
+    """Turn an operating-system error about writing ``name`` into a ``WriteError``; return None for any other error.
 
     Libraries in C++ pass on its words, not its number.
     """
@@ -51,7 +51,7 @@ def cannot_write(name: str, error: Exception) -> WriteError | None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes ``path`` when the block ends without an error.
+    """Yield a temporary path in the same folder; it becomes ``path`` when the block ends without an error.
 
     What the operating system refuses is raised as ``WriteError``; nothing half-written stays, side files included.
     """
@@ -75,7 +75,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove what a killed writer of ``path`` left, unless it is so young that its writer may be at work."""
+    """Delete temporary files of ``path`` that are too old for a writer to be at work on them."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY_SUFFIX}*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
@@ -97,7 +97,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Force a file's content to the disk."""
+    """Flush a file's content to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -106,7 +106,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Force a folder's entries to the disk, where the platform can (a rename is durable only after this)."""
+    """Flush a folder's entries to the disk where the platform can: a rename is durable only after this."""
     try:
         sync_file(path)
     except OSError:
@@ -114,6 +114,6 @@ def sync_folder(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as 64 hex digits."""
+    """Return the SHA-256 of a file as 64 hex digits."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Where everything lies in a data folder, and the only place where a name becomes a path."""
+"""Turn names into paths of a data folder; the only place that does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Home = str | os.PathLike[str]
 
 
 def check_run_id(run_id: str) -> str:
-    """``run_id`` itself; raises ``InvalidNameError`` when it could not be a file name of the store."""
+    """Return ``run_id``; raise ``InvalidNameError`` when it could not be a file name of the store."""
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
         raise InvalidNameError(
             f"{run_id!r} is not a run id: use 1 to 120 of the characters a-z, 0-9, '.', '_' and '-', "
@@ -27,7 +27,7 @@ def check_run_id(run_id: str) -> str:
 
 
 def check_table(name: str, *kinds: schema.Kind) -> schema.Table:
-    """The table called ``name``; raises ``NotFoundError`` naming the tables there are (of ``kinds``, if given)."""
+    """Return the table called ``name``; raise ``NotFoundError`` naming the tables there are (of ``kinds``, if given)."""
     wanted = {table.name: table for table in schema.tables(*kinds)}
     if name not in wanted:
         raise NotFoundError(f"there is no table {name!r}; there are {', '.join(wanted)}")
@@ -35,7 +35,7 @@ def check_table(name: str, *kinds: schema.Kind) -> schema.Table:
 
 
 def contained(home: Home, path: Path) -> Path:
-    """``path`` itself; raises ``InvalidNameError`` when it resolves to a place outside the data folder, links followed.
+    """Return ``path``; raise ``InvalidNameError`` when it leads outside the data folder, links followed.
 
     The one check of its kind: whatever a name or id becomes a path with goes through it.
     """

@@ -1,4 +1,4 @@
-"""One process at a time: the operating system's lock on a file, which is freed however its holder ends."""
+"""Lock files: the operating system's lock, freed however its holder ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEEPER_SECONDS = 60.0
 
 @contextmanager
 def exclusive(path: Path, timeout: float, busy: Exception) -> Iterator[None]:
-    """Hold the lock on ``path`` inside the block; raises ``busy`` when ``timeout`` seconds were not enough."""
+    """Hold the lock on ``path`` inside the block; raise ``busy`` after ``timeout`` seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -37,7 +37,7 @@ def exclusive(path: Path, timeout: float, busy: Exception) -> Iterator[None]:
 
 @contextmanager
 def only_keeper(home: layout.Home, timeout: float = KEEPER_SECONDS) -> Iterator[None]:
-    """Hold the right to change what finished runs consist of: compacting and removing runs wait for each other."""
+    """Hold the lock for compacting and removing runs, which wait for each other."""
     busy = StoreBusyError(
         f"another process is compacting {home} or removing runs from it; waited {timeout:g} s for it: try again later"
     )

@@ -1,5 +1,5 @@
 # ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
-"""Publishing: one process at a time builds the next DuckDB generation beside the current one and swaps the pointer."""
+"""Publish: build the next DuckDB generation beside the current one and swap the pointer, one process at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CREATE TABLE store_problems (run_id VARCHAR, table_name VARCHAR, sentence VARCHA
 
 
 def publish(home: layout.Home, timeout: float = 60.0, reuse: bool = True) -> int:
-    """The number of the new generation, which readers see from now on.
+    """Publish the data folder and return the number of the new generation.
 
     Rows of runs whose shards have not changed are copied from the previous generation; the others are read and
     summarised again. Runs that are queued, running or failed appear with what they have. A run whose shards cannot be
@@ -64,7 +64,7 @@ def publish(home: layout.Home, timeout: float = 60.0, reuse: bool = True) -> int
 
 
 def generations(home: layout.Home) -> list[int]:
-    """The numbers of the generation files there are, ascending."""
+    """Return the numbers of the generation files there are, ascending."""
     folder = layout.generations_folder(home)
     if not folder.is_dir():
         return []
@@ -73,7 +73,7 @@ def generations(home: layout.Home) -> list[int]:
 
 
 def current_number(home: layout.Home) -> int | None:
-    """The generation that CURRENT names, None before the first; raises ``CorruptStoreError`` on anything else."""
+    """Return the number in CURRENT, None before the first publication; raise ``CorruptStoreError`` on anything else."""
     try:
         text = layout.current_path(home).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def current_number(home: layout.Home) -> int | None:
 
 
 def refuse_newer(home: layout.Home) -> None:
-    """Nothing; raises ``NewerSchemaError`` when a newer version published last, before anything is written."""
+    """Raise ``NewerSchemaError`` when a newer version published last, before anything is written."""
     number = current_number(home)
     if number is not None:
         with engine.connect(threads=1) as connection, contextlib.suppress(MissingStoreError, CorruptStoreError):
@@ -95,7 +95,7 @@ def refuse_newer(home: layout.Home) -> None:
 
 
 def shard_paths(home: layout.Home, manifest: RunManifest) -> dict[str, list[Path]]:
-    """The run's shards by table: those recorded when it was sealed, or those there are now."""
+    """Return the run's shards by table: those recorded when it was sealed, or those there are now."""
     if manifest.shards is not None:
         return {
             table: [layout.shard_path(home, table, manifest.run_id, str(entry["name"])) for entry in entries]
@@ -219,7 +219,7 @@ def _copy_runs(connection: duckdb.DuckDBPyConnection, kept: Sequence[_Described]
 def _add_run(
     connection: duckdb.DuckDBPyConnection, reader: _Reader, home: layout.Home, one: _Described
 ) -> list[tuple[str, str, str]]:
-    """Insert the rows of a run from its shards; the problems met, as rows of ``store_problems``."""
+    """Insert the rows of a run from its shards; return the problems met as rows of ``store_problems``."""
     problems: list[tuple[str, str, str]] = []
     manifest, run_id = one.manifest, one.manifest.run_id
     tables = summaries.run_tables(
@@ -249,7 +249,7 @@ def _add_run(
 
 
 def _fingerprint(manifest: RunManifest, paths: dict[str, list[Path]]) -> str:
-    """Equal exactly when the run's rows in a generation would be equal."""
+    """Return a hash that is equal exactly when the run's rows in a generation would be equal."""
     content: object = manifest.shards
     if content is None:
         content = {
@@ -268,7 +268,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) ->
 
 
 def readable_pointer(home: layout.Home) -> int:
-    """The generation that CURRENT names, 0 when there is none or it is damaged: publishing writes it anew."""
+    """Return the number in CURRENT, 0 when there is none or it is damaged: publishing writes it anew."""
     try:
         return current_number(home) or 0
     except CorruptStoreError:
@@ -276,7 +276,7 @@ def readable_pointer(home: layout.Home) -> int:
 
 
 def _usable(path: Path) -> Path | None:
-    """``path`` when rows can be copied from that generation; refuses one of a newer schema."""
+    """Return ``path`` when rows can be copied from that generation; refuse one of a newer schema."""
     try:
         with engine.connect(threads=1) as connection:
             version = engine.attach_generation(connection, path)
@@ -286,7 +286,7 @@ def _usable(path: Path) -> Path | None:
 
 
 def listed_shards(home: layout.Home, numbers: Sequence[int] | None = None) -> set[Path]:
-    """The shards that the given generations list, or any on the disk: open readers may be reading them."""
+    """Return the shards listed by the given generations, or by any on the disk: open readers may use them."""
     found: set[Path] = set()
     for number in generations(home) if numbers is None else numbers:
         with engine.connect(threads=1) as connection:
@@ -300,7 +300,7 @@ def listed_shards(home: layout.Home, numbers: Sequence[int] | None = None) -> se
 
 
 def leftovers(home: layout.Home) -> list[Path]:
-    """Temporary files that a killed writer or publisher left behind."""
+    """Return the temporary files that a killed writer or publisher left behind."""
     suffix = files.TEMPORARY_SUFFIX
     folders = [Path(home), layout.generations_folder(home), layout.runs_folder(home)]
     found = [path for folder in folders if folder.is_dir() for path in folder.glob(f".*{suffix}*")]
@@ -309,7 +309,7 @@ def leftovers(home: layout.Home) -> list[Path]:
 
 
 def _sweep(home: layout.Home) -> None:
-    """Remove what killed publishers left; the lock is held, so no other publisher is at work."""
+    """Delete what killed publishers left; the lock is held, so no other publisher is at work."""
     current = layout.current_path(home).name
     for path in [
         *layout.generations_folder(home).glob(f".*{files.TEMPORARY_SUFFIX}*"),

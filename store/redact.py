@@ -1,4 +1,4 @@
-"""What a message, a log or a card may say of this machine: no secret of the environment, no path of the home folder."""
+"""Remove secrets and home-folder paths from messages, logs and cards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHORTEST = 8  # characters; a shorter value would blank out ordinary words
 
 
 def redact(text: str) -> str:
-    """``text`` with the home folder as ``~``, and secrets of the environment and passwords in URLs as ``***``."""
+    """Return ``text`` with the home folder as ``~`` and secrets and passwords in URLs as ``***``."""
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and _SECRET.search(name):
             text = text.replace(value, "***")
@@ -23,7 +23,7 @@ def redact(text: str) -> str:
 
 
 def redacted(value: Any) -> Any:
-    """``value``, of what JSON knows, with every text in it redacted."""
+    """Return a JSON value with every text in it redacted."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -34,7 +34,7 @@ def redacted(value: Any) -> Any:
 
 
 def _home() -> str:
-    """The home folder; nothing where there is none, or only the root folder."""
+    """Return the home folder, or nothing where there is none or only the root folder."""
     try:
         home = str(Path.home())
     except RuntimeError:

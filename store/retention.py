@@ -1,4 +1,4 @@
-"""What runs cost on the disk, what could be freed, and removing runs while readers go on reading."""
+"""Measure what runs cost on the disk, and remove runs while readers go on reading."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Removed:
 
 
 def run_sizes(home: layout.Home) -> dict[str, int]:
-    """Bytes on the disk by run id: its manifest and every shard in its folders, replaced ones included."""
+    """Return bytes on the disk by run id: its manifest and every shard in its folders, replaced ones included."""
     sizes = {run_id: _size(layout.manifest_path(home, run_id)) for run_id in run_ids(home)}
     for folder in layout.facts_folder(home).glob("table=*/run_id=*"):
         run_id = folder.name.removeprefix("run_id=")
@@ -55,7 +55,7 @@ def remove_runs(home: layout.Home, ids: Sequence[str], grace: float = GRACE_SECO
 
 
 def reclaimable(home: layout.Home) -> int:
-    """Bytes that ``compact`` would free once the grace period of everything is over."""
+    """Return the bytes that ``compact`` would free once every grace period is over."""
     return sum(_size(path) for path in unused(home, -1.0))
 
 

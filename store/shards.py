@@ -36,7 +36,7 @@ class ShardInfo:
 
 
 def shard_name(key: str) -> str:
-    """The file name of the shard a caller knows as ``key``: the same key always gives the same name."""
+    """Return the file name of the shard with ``key``: the same key always gives the same name."""
     if not isinstance(key, str) or not key:
         raise InvalidNameError(f"{key!r} is not the name of a shard: use a non-empty text that tells its rows apart")
     return f"part-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.parquet"
@@ -51,7 +51,7 @@ def write_shard(
     steps: Sequence[str] | None = None,
     packed: bool = True,
 ) -> Path:
-    """The path of the shard that now holds ``data``; a shard written before under the same ``name`` is replaced.
+    """Write ``data`` as a shard and return its path; an older shard of the same ``name`` is replaced.
 
     ``data`` maps column names to arrays (2-D ``[rows, k]`` for list columns), sequences, or one scalar for a
     constant column; ``run_id`` may be left out. NaN, infinities, unknown, missing and wrong-typed columns are
@@ -116,7 +116,7 @@ def list_shards(home: layout.Home, table: str, run_id: str) -> list[Path]:
 
 
 def read_info(path: Path) -> ShardInfo:
-    """What the footer of a shard says; raises ``CorruptShardError`` naming the shard when it cannot be read."""
+    """Return what the footer of a shard says; raise ``CorruptShardError`` when it cannot be read."""
     try:
         footer = pq.read_metadata(path)
         raw = {key.decode(): value.decode() for key, value in (footer.metadata or {}).items()}
@@ -178,24 +178,24 @@ def check_pages(path: Path) -> None:
 
 
 def display(path: Path) -> str:
-    """A shard's path from ``facts`` on, which is what a message should show."""
+    """Return a shard's path from ``facts`` on, as messages show it."""
     return "/".join(path.parts[-4:])
 
 
 def named(steps: Sequence[str]) -> str:
-    """Steps as a sentence shows them: the first three, and how many more."""
+    """Return the first three steps as text, and how many more there are."""
     shown = ["".join(character if character.isprintable() else "?" for character in step) for step in steps[:3]]
     more = f" and {len(steps) - 3} more" if len(steps) > 3 else ""
     return f"{'step' if len(steps) == 1 else f'{len(steps)} steps:'} {', '.join(shown)}{more}"
 
 
 def changed(path: Path) -> str:
-    """The sentence about a shard whose bytes are not those that were sealed."""
+    """Return the error for a shard whose bytes are not those that were sealed."""
     return f"shard {display(path)} has changed since it was sealed: its SHA-256 differs"
 
 
 def newer(what: str, version: int) -> str:
-    """The sentence about something written with a newer schema."""
+    """Return the error for something written with a newer schema."""
     return (
         f"{what} was written with schema version {version}, this VMoER reads up to {SCHEMA_VERSION}: "
         "upgrade VMoER to open it"

@@ -58,7 +58,7 @@ def run_tables(
     paths: dict[str, list[Path]],
     refused: Callable[[str, StoreError], None],
 ) -> dict[str, pa.Table]:
-    """The run's ``result`` and ``derived`` tables, read from its shards.
+    """Return the run's ``result`` and ``derived`` tables, read from its shards.
 
     A table whose shards cannot be read is left out and handed to ``refused`` with the sentence that says why. What is
     damaged may make ``connection`` useless: give one of their own to shards whose hashes were not checked.
@@ -84,7 +84,7 @@ def run_tables(
 
 
 def derive(connection: duckdb.DuckDBPyConnection, name: str, routing: Sequence[Path], n_experts: int) -> pa.Table:
-    """The derived table ``name`` of one run, from its routing shards."""
+    """Compute the derived table ``name`` of one run from its routing shards."""
     sql = DERIVED[name].format(routing=engine.scan(routing))
     parameters = {"n_experts": int(n_experts)} if "$n_experts" in sql else {}
     return connection.sql(sql, params=parameters).to_arrow_table().cast(typed.arrow_schema(schema.TABLES[name]))
@@ -97,7 +97,7 @@ def _read(connection: duckdb.DuckDBPyConnection, table: schema.Table, paths: Seq
 
 
 def find_damaged(paths: Sequence[Path], pages: bool = True) -> StoreError | None:
-    """The error that names the first of ``paths`` that cannot be read, or None when all can."""
+    """Return the error for the first of ``paths`` that cannot be read, or None when all can."""
     for path in paths:
         try:
             shards.read_info(path)

@@ -1,4 +1,4 @@
-"""From whatever a caller holds to Arrow columns of the schema's types; what does not fit is refused by name."""
+"""Convert rows and columns to Arrow columns of the schema's types; refuse by name what does not fit."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _array(value: Any, target: pa.DataType, n_rows: int) -> pa.Array:
 
 
 def _inferred(items: list[Any], target: pa.DataType) -> pa.Array:
-    """Python values as Arrow finds them, so that a wrong kind is seen before it is converted."""
+    """Return Python values as Arrow finds them, so that a wrong kind is seen before it is converted."""
     try:
         return pa.array(items)
     except OverflowError:
@@ -171,7 +171,7 @@ def _kind(arrow: pa.DataType) -> str:
 
 
 def _cast(array: pa.Array, target: pa.DataType) -> pa.Array:
-    """``array`` as ``target`` where nothing but float precision can be lost; a different kind is refused."""
+    """Cast ``array`` to ``target`` where nothing but float precision can be lost; refuse a different kind."""
     have, want = _kind(array.type), _kind(target)
     if have != want and have != "null" and not (have == "integer" and want == "float"):
         if have.startswith("timestamp") and want.startswith("timestamp"):

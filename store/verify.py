@@ -1,5 +1,5 @@
 # ruff: noqa: S608 — identifiers come from store.schema, paths from store.layout; values are bound.
-"""Does the data folder hold what was written? Every check names the run and the file, in one sentence."""
+"""Verify that the data folder holds what was written; every problem names the run and the file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUM_TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it was written: what kind, whose, where, and the sentence for the user."""
+    """One thing that is not as it was written: its kind, run, file, and a sentence for the user."""
 
     kind: str
     run_id: str
@@ -33,7 +33,7 @@ class Problem:
 
 
 def verify(home: layout.Home, run_id: str | None = None, repair: bool = False) -> list[Problem]:
-    """What is wrong in the data folder, or in one run; an empty list when all is well.
+    """Return what is wrong in the data folder or in one run; an empty list when all is well.
 
     ``repair`` removes what killed writers left behind and publishes a new generation when the current one is missing,
     damaged or out of step with the shards; damaged shards cannot be repaired, only computed again.
