@@ -25,7 +25,7 @@ from pipelines.errors import JobError, PipelineError, SpecError
 from pipelines.jobdb import reason_of
 from pipelines.joblog import JobLog
 from pipelines.jobs import WORKFLOW, get_job
-from pipelines.manifests import drop_others, end_run, finished, seal_run
+from pipelines.manifests import end_run, finished, remove_stale_shards, seal_run
 from pipelines.progress import Progress
 from pipelines.room import refuse_over_quota, with_room
 from pipelines.runs import RunPlan
@@ -329,7 +329,7 @@ class _Experiment:
         self.progress.say("summarise", run_label(run))
         steps = [(name, Batch(**row)) for name, rows in batches.items() for row in rows]
         expected = {(table, f"{name}/{batch.key}") for name, batch in steps for table in stages.stage(name).TABLES}
-        drop_others(self.home, run.run_id, expected)
+        remove_stale_shards(self.home, run.run_id, expected)
         for name, batch in steps:  # a shard may have been lost since its step was recorded
             self.work.ensure(run, name, batch)
         for name in batches:

@@ -18,7 +18,7 @@ from pipelines.routing import router_folder
 from pipelines.runs import RunPlan
 from pipelines.spec import Spec
 from store import schema
-from store.catalog import RunManifest, forget_shards, now, read_manifest, seal, untangle, write_manifest
+from store.catalog import RunManifest, delete_shards, now, read_manifest, remove_duplicate_shards, seal, write_manifest
 from store.errors import CorruptShardError, NotFoundError
 from store.files import sha256
 from store.layout import shard_path
@@ -57,9 +57,9 @@ def begin_run(context: Context, run: RunPlan) -> RunManifest:
 
     before = existing(context.home, run.run_id)
     if before is None:
-        forget_shards(context.home, run.run_id)
+        delete_shards(context.home, run.run_id)
     elif not before.sealed:
-        untangle(context.home, run.run_id)
+        remove_duplicate_shards(context.home, run.run_id)
     resident = context.resident
     spec = context.spec
     setup = resident.describe(context, run)
@@ -108,7 +108,7 @@ def begin_run(context: Context, run: RunPlan) -> RunManifest:
     return manifest
 
 
-def drop_others(home: Path, run_id: str, expected: set[tuple[str, str]]) -> None:
+def remove_stale_shards(home: Path, run_id: str, expected: set[tuple[str, str]]) -> None:
     """Remove the shards of a run that are neither among ``(table, key)`` pairs nor merged from nothing but those.
 
     Such are left by an older version of a stage, and all that summarise the run, which are made anew.
@@ -168,7 +168,7 @@ def recheck(home: Path, spec: Spec) -> list[str]:
             # removed first: while the manifest still lists them, whoever is killed here finds them missing
             for path in [*lost, *(path for path, entry in listed.items() if "merged" in entry)]:
                 path.unlink(missing_ok=True)
-            untangle(home, run.run_id)
+            remove_duplicate_shards(home, run.run_id)
             write_manifest(home, replace(manifest, status="cancelled", shards=None))
             found += [f"{run.run_id}: {reason}; {_again(listed[path])}" for path, reason in lost.items()]
     return found

@@ -153,14 +153,14 @@ def delete_run(home: layout.Home, run_id: str) -> None:
     files.sync_folder(path.parent)
 
 
-def forget_shards(home: layout.Home, run_id: str) -> None:
+def delete_shards(home: layout.Home, run_id: str) -> None:
     """Delete the shards that a removed run left, before another run of its id begins."""
     for table in schema.tables("fact", "result"):
         for path in shards.list_shards(home, table.name, run_id):
             path.unlink(missing_ok=True)
 
 
-def untangle(home: layout.Home, run_id: str) -> None:
+def remove_duplicate_shards(home: layout.Home, run_id: str) -> None:
     """Delete overlapping shards of an unsealed run, so that no row is stored twice.
 
     Removed are shards that cannot be read, and merged ones of which a part lies there by itself (compacting leaves what

@@ -14,7 +14,7 @@ import pyarrow as pa
 from store import engine, files, layout, schema, shards, summaries, typed
 from store.catalog import RunManifest, list_manifests, read_manifest, sweep, write_manifest
 from store.errors import CorruptShardError, StoreBusyError, StoreError
-from store.locks import only_keeper
+from store.locks import maintenance_lock
 from store.publish import listed_shards, publish, readable_pointer, refuse_newer, shard_paths
 from store.retention import GRACE_SECONDS, remove_unused
 
@@ -44,7 +44,7 @@ def compact(
         read_manifest(home, run_id)
     if not layout.runs_folder(home).is_dir():
         return Compacted(0, 0, 0, 0)
-    with only_keeper(home):
+    with maintenance_lock(home):
         manifests = [read_manifest(home, run_id)] if run_id is not None else list_manifests(home)
         merged = written = 0
         for manifest in manifests:

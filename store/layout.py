@@ -27,7 +27,7 @@ def check_run_id(run_id: str) -> str:
 
 
 def check_table(name: str, *kinds: schema.Kind) -> schema.Table:
-    """Return the table called ``name``; raise ``NotFoundError`` naming the tables there are (of ``kinds``, if given)."""
+    """Return the table called ``name``; raise ``NotFoundError`` naming those there are (of ``kinds``, if given)."""
     wanted = {table.name: table for table in schema.tables(*kinds)}
     if name not in wanted:
         raise NotFoundError(f"there is no table {name!r}; there are {', '.join(wanted)}")

@@ -36,7 +36,7 @@ def exclusive(path: Path, timeout: float, busy: Exception) -> Iterator[None]:
 
 
 @contextmanager
-def only_keeper(home: layout.Home, timeout: float = KEEPER_SECONDS) -> Iterator[None]:
+def maintenance_lock(home: layout.Home, timeout: float = KEEPER_SECONDS) -> Iterator[None]:
     """Hold the lock for compacting and removing runs, which wait for each other."""
     busy = StoreBusyError(
         f"another process is compacting {home} or removing runs from it; waited {timeout:g} s for it: try again later"

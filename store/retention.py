@@ -11,7 +11,7 @@ from pathlib import Path
 from store import layout
 from store.catalog import delete_run, list_manifests, read_manifest, run_ids
 from store.errors import CorruptStoreError
-from store.locks import only_keeper
+from store.locks import maintenance_lock
 from store.publish import generations, listed_shards, publish, readable_pointer, refuse_newer, shard_paths
 
 # An open reader of a generation that is no longer current has this long to finish with it.
@@ -44,7 +44,7 @@ def remove_runs(home: layout.Home, ids: Sequence[str], grace: float = GRACE_SECO
     refuse_newer(home)
     for run_id in ids:
         read_manifest(home, run_id)
-    with only_keeper(home):
+    with maintenance_lock(home):
         sizes = run_sizes(home)
         for run_id in dict.fromkeys(ids):
             delete_run(home, run_id)

@@ -121,12 +121,12 @@ SETTINGS: dict[str, str] = {
 #: every public function of the store and of the clients that takes a run, a shard, a table, a job or an inspection
 IDS: dict[str, str] = {
     "catalog.delete_run": "run_id",
-    "catalog.forget_shards": "run_id",
+    "catalog.delete_shards": "run_id",
     "catalog.parse_manifest": "run_id",
     "catalog.read_manifest": "run_id",
     "catalog.seal": "run_id",
     "catalog.sweep": "run_id",
-    "catalog.untangle": "run_id",
+    "catalog.remove_duplicate_shards": "run_id",
     "compact.compact": "run_id",
     "export.export_table": "run_id, table",
     "export.make_card": "table",

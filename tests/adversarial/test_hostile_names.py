@@ -54,7 +54,7 @@ def test_no_id_leads_anywhere_in_the_store(built: Path, tmp_path: Path, bad: str
             lambda: shards.write_shard(built, bad, DET, "x", {}),
             lambda: verify.verify(built, bad),
             lambda: shards.merged_shards(built, "metrics", bad),
-            lambda: catalog.untangle(built, bad),
+            lambda: catalog.remove_duplicate_shards(built, bad),
             lambda: catalog.parse_manifest(b"{}", bad),
         ]
         for number, attempt in enumerate(attempts):

@@ -10,7 +10,7 @@ from store import layout, queries
 from store.compact import compact
 from store.errors import NotFoundError, StoreBusyError
 from store.export import export_table
-from store.locks import only_keeper
+from store.locks import maintenance_lock
 from store.publish import current_number, generations, publish
 from store.reader import open_store
 from store.retention import reclaimable, remove_runs, run_sizes
@@ -102,12 +102,12 @@ def test_an_unknown_run_is_refused_before_anything_is_removed(home):
 
 
 def test_removing_waits_for_compacting(home):
-    with only_keeper(home), pytest.raises(StoreBusyError, match="compacting"), only_keeper(home, timeout=0.1):
+    with maintenance_lock(home), pytest.raises(StoreBusyError, match="compacting"), maintenance_lock(home, timeout=0.1):
         pass
     entered = threading.Event()
 
     def hold():
-        with only_keeper(home):
+        with maintenance_lock(home):
             entered.set()
             time.sleep(0.3)
 
