@@ -20,7 +20,7 @@ from pipelines.shipped import is_shipped, shipped_part
 from pipelines.spec import Adapter, MapRouters, resolve_path
 from vmoer.adapter import Adapter as ModelAdapter
 from vmoer.adapter import load_adapter
-from vmoer.handle import fingerprint
+from vmoer.architectures.fingerprint import fingerprint
 from vmoer.map_routers import MapRouters as ModelMapRouters
 from vmoer.map_routers import load_map_routers
 from vmoer.tap import tap_of

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from vmoer import safefile
+from vmoer.architectures.fingerprint import fingerprint
 from vmoer.checkpoint import replace_file
 from vmoer.errors import CheckpointError, UnsupportedModelError, VmoerError
-from vmoer.handle import fingerprint
 from vmoer.learner import Learner
 from vmoer.noise import mix_int
 from vmoer.tap import Tap, tap_of

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from vmoer.architectures.fingerprint import fingerprint
 from vmoer.devices import running_device
 from vmoer.errors import CheckpointError
 from vmoer.routers.base import BayesianRouter, RouterShape, routers
@@ -41,8 +42,6 @@ _KEYS = {
 def save_routers(handle: Handle, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write the checkpoint of ``handle`` into ``folder`` (made if absent); each file appears whole or not at all."""
     from safetensors.torch import save
-
-    from vmoer.handle import fingerprint
 
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -81,7 +80,7 @@ def load_routers(
     Refused with :class:`CheckpointError`: another family, size or layer, other native router weights, a missing, extra
     or misshapen tensor, an unreadable or newer file.
     """
-    from vmoer.handle import Handle, fingerprint
+    from vmoer.handle import Handle
 
     source = Path(folder)
     config = _read_config(source)

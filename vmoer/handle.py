@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from vmoer import layers as layer_selection
 from vmoer.architectures import RouterSite
-from vmoer.devices import running_device, weights_of
+from vmoer.devices import running_device
 from vmoer.errors import UnknownNameError, UnsupportedModelError, VmoerError
 from vmoer.noise import mix_int
 from vmoer.registry import unknown_name
@@ -288,23 +287,3 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def fingerprint(sites: Iterable[RouterSite], shifts: Mapping[int, nn.Linear] | None = None) -> dict[str, str]:
-    """SHA-256 of each native router's weights, by absolute layer: which model a checkpoint belongs to.
-
-    ``shifts`` are the model's fine-tuned routers (``Tap.shifts``), which make it another model. Weights are hashed as
-    bfloat16, so that routers trained beside a float32 model also fit the same model in bfloat16.
-    """
-    digests = {}
-    for site in sites:
-        digest = hashlib.sha256()
-        tensors = dict(weights_of(site.router))
-        if shifts and site.layer in shifts:
-            tensors["fine-tuned"] = shifts[site.layer].weight
-        for name, tensor in sorted(tensors.items()):
-            digest.update(name.encode())
-            rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
-            digest.update(rounded.view(torch.int16).numpy().tobytes())
-        digests[str(site.layer)] = digest.hexdigest()
-    return digests

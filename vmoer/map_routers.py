@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from vmoer import layers as layer_selection
+from vmoer.architectures.fingerprint import fingerprint
 from vmoer.checkpoint import check_adapter, replace_file
 from vmoer.errors import CheckpointError, UnsupportedModelError
-from vmoer.handle import fingerprint
 from vmoer.learner import Learner
 from vmoer.tap import Tap, tap_of
 

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from vmoer.architectures import architecture_of, unwrap
+from vmoer.architectures.fingerprint import fingerprint
 from vmoer.devices import pick_device, pick_dtype
 from vmoer.errors import ModelSourceError
 from vmoer.hub import HUB_ID, fetch_from_hub
 from vmoer.modelfolder import check_folder
 from vmoer.recipes import random_models, smollm2
 from vmoer.registry import unknown_name
+from vmoer.upcycle import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from vmoer.upcycle import Progress
 
 _BUNDLED = Path(__file__).parent / "bundled"
 _ROWS = 4096  # of the embedding hashed at a time
@@ -110,9 +111,6 @@ def load_model(
 
 def model_identity(model: nn.Module, source: str | os.PathLike[str]) -> dict[str, Any]:
     """The columns of table ``models`` but the name. ``weights_sha256`` covers routers and embedding, as float32."""
-    from vmoer.architectures import architecture_of, unwrap
-    from vmoer.handle import fingerprint
-
     base: Any = unwrap(model)
     sites = architecture_of(model).sites(model)
     digest = hashlib.sha256(json.dumps(fingerprint(sites), sort_keys=True).encode())

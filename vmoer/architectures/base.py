@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vmoer.registry import Registry
-
 
 @dataclass(frozen=True)
 class RouterSite:
@@ -26,7 +24,7 @@ class RouterSite:
 
 
 class Architecture(ABC):
-    """One family. Stateless; instances are made per model by :func:`architecture_of`.
+    """One family. Stateless; instances are made per model by :func:`vmoer.architectures.architecture_of`.
 
     The defaults are those of a softmax router that returns ``(router_logits, gate_weight, expert_index)``; families
     whose scores are sigmoids start from :class:`vmoer.architectures.rules.SigmoidArchitecture`.
@@ -117,43 +115,10 @@ class Architecture(ABC):
         """Config of a random-weight ``class_name`` model that runs in milliseconds (unit tests only)."""
 
 
-architectures: Registry[Architecture] = Registry(
-    "model family",
-    "vmoer.architectures",
-    {
-        "DeepseekV2ForCausalLM": "vmoer.architectures.deepseek_v2:DeepseekV2",
-        "DeepseekV3ForCausalLM": "vmoer.architectures.deepseek_v3:DeepseekV3",
-        "Glm4MoeForCausalLM": "vmoer.architectures.glm4_moe:Glm4Moe",
-        "GptOssForCausalLM": "vmoer.architectures.gpt_oss:GptOss",
-        "GraniteMoeForCausalLM": "vmoer.architectures.granite_moe:GraniteMoe",
-        "GraniteMoeHybridForCausalLM": "vmoer.architectures.granite_moe_hybrid:GraniteMoeHybrid",
-        "GraniteMoeSharedForCausalLM": "vmoer.architectures.granite_moe:GraniteMoe",
-        "JambaForCausalLM": "vmoer.architectures.jamba:Jamba",
-        "Llama4ForCausalLM": "vmoer.architectures.llama4:Llama4",
-        "MixtralForCausalLM": "vmoer.architectures.mixtral:Mixtral",
-        "OlmoeForCausalLM": "vmoer.architectures.olmoe:Olmoe",
-        "PhimoeForCausalLM": "vmoer.architectures.phimoe:Phimoe",
-        "Qwen2MoeForCausalLM": "vmoer.architectures.qwen2_moe:Qwen2Moe",
-        "Qwen3MoeForCausalLM": "vmoer.architectures.qwen3_moe:Qwen3Moe",
-        "Qwen3_5MoeForCausalLM": "vmoer.architectures.qwen3_5_moe:Qwen35Moe",
-    },
-)
-
-
 def unwrap(model: nn.Module) -> nn.Module:
     """The transformers model inside a peft wrapper, or the model itself."""
     base = getattr(model, "get_base_model", None)
     return base() if callable(base) else model
-
-
-def architecture_of(model: nn.Module) -> Architecture:
-    """The family of ``model``; any other model is refused with a sentence that says what was looked for."""
-    name = type(unwrap(model)).__name__
-    if name not in architectures.names():
-        from vmoer.architectures.refusals import unsupported
-
-        raise unsupported(unwrap(model))
-    return architectures.get(name)()
 
 
 def child(parent: nn.Module, name: str) -> nn.Module:

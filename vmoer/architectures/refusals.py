@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from torch import nn
 
-from vmoer.architectures.base import architectures
 from vmoer.errors import UnsupportedModelError
 
 _ROUTER = re.compile(r"(Router|Gate|Gating)$")
 
 
-def unsupported(model: nn.Module) -> UnsupportedModelError:
-    """The error for a model of no known family: hash-routed, of an unknown MoE family, or dense."""
+def unsupported(model: nn.Module, names: Sequence[str]) -> UnsupportedModelError:
+    """Return the error for a model of no family in ``names``: hash-routed, of an unknown MoE family, or dense."""
     name = type(model).__name__
     routers = [(path, type(module).__name__) for path, module in model.named_modules() if _is_router(module)]
-    known = f"Supported: {', '.join(architectures.names())}."
+    known = f"Supported: {', '.join(names)}."
     hashed = [(path, kind) for path, kind in routers if "Hash" in kind]
     if hashed:
         path, kind = hashed[0]

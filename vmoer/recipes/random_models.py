@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 
+from vmoer.architectures import architectures
+from vmoer.recipes import smollm2
+
 #: name → transformers class, and what differs from the family's tiny configuration
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny-random-olmoe": ("OlmoeForCausalLM", {"num_hidden_layers": 4}),
@@ -25,8 +28,6 @@ _SEED = 0
 
 def model_folder(name: str) -> Path:
     """Where a random model is kept: below ``VMOER_CACHE``, or ``~/.cache/vmoer``."""
-    from vmoer.recipes import smollm2
-
     return smollm2.model_folder().parent / name
 
 
@@ -54,8 +55,6 @@ def build(name: str, tokenizer: Path) -> Path:
 def _make(name: str, tokenizer: Path) -> Any:
     import transformers
     from transformers import AutoTokenizer
-
-    from vmoer.architectures import architectures
 
     family, changes = MODELS[name]
     words = AutoTokenizer.from_pretrained(tokenizer)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vmoer.architectures import architecture_of, architectures
+from vmoer.errors import UnsupportedModelError
 from vmoer.handle import bayesianize
 from vmoer.noise_floor import expert_kernels
 from vmoer.recorder import record
@@ -160,8 +161,6 @@ def check_failure(family: str) -> None:
 
 def check_two_models(family: str) -> None:
     """Routers on one model leave another of the same family alone, and one model carries one set at a time."""
-    from vmoer.errors import UnsupportedModelError
-
     first, second = tiny_model(family, seed=0), tiny_model(family, seed=1)
     batch = tiny_batch()
     with torch.no_grad():
