@@ -17,7 +17,8 @@ import torch
 from transformers import GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM
 
 from vmoer import bayesianize, record
-from vmoer.training import Example, TrainingConfig, train
+from vmoer.training import train
+from vmoer.training_config import Example, TrainingConfig
 
 #: the shape of smollm2-moe
 SHAPE: dict[str, Any] = {

@@ -32,7 +32,8 @@ from vmoer.adapter import adapt
 from vmoer.learner import Learner, learner_of
 from vmoer.map_routers import fine_tune
 from vmoer.routers.base import routers
-from vmoer.training import Example, TrainingConfig, TrainingResult, encode, train
+from vmoer.training import train
+from vmoer.training_config import Example, TrainingConfig, TrainingResult, encode
 
 Progress = Callable[[int, int, str], None]
 Log = list[tuple[int, int, str, float]]

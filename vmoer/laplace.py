@@ -1,4 +1,4 @@
-"""Fit the Laplace approximation: curvature of the answer log-likelihood in router weights, prior precision by evidence.
+"""Measure the curvature of the answer log-likelihood in router weights, as the Laplace approximation needs it.
 
 For a softmax over next tokens the generalised Gauss–Newton matrix is the Fisher information under the *model's own*
 answers: E_{y ~ p}[∇ log p(y) ∇ log p(y)ᵀ]. Its diagonal is estimated by squares of per-question gradients at answers
@@ -9,9 +9,8 @@ them. Which experts run is held fixed: the curvature is that of the gates.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,29 +19,7 @@ from vmoer.handle import Handle, evaluation
 from vmoer.learner import learner_of
 from vmoer.likelihood import answer_log_probabilities
 from vmoer.noise import mix_int
-from vmoer.routers.laplace import LaplaceRouter
-
-if TYPE_CHECKING:
-    from vmoer.training import Example
-
-#: the prior's standard deviation stays within this factor (as a logarithm) of what it was set to
-PRIOR_RANGE = 4.0
-
-
-def fit(handle: Handle, examples: Sequence[Example], *, micro_batch: int, seed: int) -> list[tuple[int, str, float]]:
-    """Set curvature and prior precision of every Laplace router of ``handle``; rows ``(layer, quantity, value)``."""
-    curvature = fisher_diagonal(handle, examples, micro_batch=micro_batch, seed=seed)
-    rows = []
-    for layer, values in curvature.items():
-        head = handle.head(layer)
-        assert isinstance(head, LaplaceRouter)
-        head.curvature.copy_(values)
-        head.precision.fill_(best_precision(values, head.weight.detach(), head.prior_weight_std))
-        rows += [
-            (layer, "prior_std", float(head.precision.rsqrt()) * head.shape.hidden_size**0.5),
-            (layer, "posterior_weight_std", float((head.curvature + head.precision).rsqrt().mean())),
-        ]
-    return rows
+from vmoer.training_config import Example
 
 
 def fisher_diagonal(
@@ -78,17 +55,3 @@ def fisher_diagonal(
             seen.clear()
     handle.routers.zero_grad(set_to_none=True)
     return totals
-
-
-def log_evidence(curvature: Tensor, weight: Tensor, precision: Tensor) -> Tensor:
-    """Log marginal likelihood under prior N(0, 1/precision) minus the log-likelihood at ``weight`` (Laplace)."""
-    spread = 0.5 * (precision.log() - (curvature + precision).log()).sum()
-    return spread - 0.5 * precision * weight.square().sum()
-
-
-def best_precision(curvature: Tensor, weight: Tensor, prior_std: float) -> float:
-    """The precision of greatest evidence on a logarithmic grid around ``prior_std``⁻²: a factor e^±8, 161 steps."""
-    steps = torch.linspace(-2.0 * PRIOR_RANGE, 2.0 * PRIOR_RANGE, 161, dtype=torch.float64)
-    grid = (steps - 2.0 * math.log(prior_std)).exp()
-    values = [log_evidence(curvature.double().cpu(), weight.double().cpu(), precision) for precision in grid]
-    return float(grid[torch.stack(values).argmax()])

@@ -19,6 +19,7 @@ from vmoer.architectures.fingerprint import fingerprint
 from vmoer.checkpoint import check_adapter, replace_file
 from vmoer.errors import CheckpointError, UnsupportedModelError
 from vmoer.learner import Learner
+from vmoer.safefile import load_file
 from vmoer.tap import Tap, tap_of
 
 FORMAT = 1
@@ -136,8 +137,6 @@ def _read(source: Path) -> dict[str, Any]:
 
 def _tensors(source: Path, expected: nn.ModuleDict) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
-
-    from vmoer.safefile import load_file
 
     try:
         tensors = load_file(source / WEIGHTS)

@@ -14,12 +14,18 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names to lazily imported classes; ``kind`` is the word used in messages, ``group`` the entry-point group."""
+    """Names to lazily imported classes; ``kind`` is the word used in messages, ``group`` the entry-point group.
 
-    def __init__(self, kind: str, group: str, builtin: dict[str, str]) -> None:
+    ``check(name, class)`` raises for a class that cannot serve.
+    """
+
+    def __init__(
+        self, kind: str, group: str, builtin: dict[str, str], check: Callable[[str, type[T]], None] | None = None
+    ) -> None:
         self.kind = kind
         self._group = group
         self._paths = dict(builtin)
+        self._check = check
         self._loaded: dict[str, type[T]] = {}
         self._scanned = False
 
@@ -30,7 +36,7 @@ class Registry(Generic[T]):
             existing = self._loaded.get(name)
             if existing is not None and existing.__qualname__ != cls.__qualname__:
                 raise ValueError(f"{self.kind} {name!r} is already registered by {existing.__module__}.")
-            self._loaded[name] = cls
+            self._add(name, cls)
             return cls
 
         return decorate
@@ -47,8 +53,13 @@ class Registry(Generic[T]):
             if name not in self._paths:
                 raise UnknownNameError(unknown_name(self.kind, name, self.names()))
             module, _, attribute = self._paths[name].partition(":")
-            self._loaded[name] = getattr(importlib.import_module(module), attribute)
+            self._add(name, getattr(importlib.import_module(module), attribute))
         return self._loaded[name]
+
+    def _add(self, name: str, cls: type[T]) -> None:
+        if self._check is not None:
+            self._check(name, cls)
+        self._loaded[name] = cls
 
     def _scan(self) -> None:
         if not self._scanned:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from vmoer.noise import mix_int
-
-if TYPE_CHECKING:
-    from vmoer.training import Example, TrainingConfig
+from vmoer.training_config import Example, TrainingConfig
 
 
 def batch_of_step(

@@ -17,9 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,94 +27,15 @@ from vmoer.architectures import RouterSite
 from vmoer.decision import Decision
 from vmoer.errors import VmoerError
 from vmoer.handle import Handle, evaluation
+from vmoer.laplace import fisher_diagonal
 from vmoer.learner import Learner, learner_of
 from vmoer.likelihood import log_likelihood
 from vmoer.noise import mix_int
 from vmoer.routers.base import BayesianRouter
 from vmoer.schedule import batch_of_step, clip_gradients, rate
 from vmoer.tap import Frame
+from vmoer.training_config import Example, TrainingConfig, TrainingResult
 from vmoer.training_state import PROGRESS, resume, write_state
-
-Loss = Literal["answer", "choice"]
-Objective = Literal["expected", "averaged"]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Hyper-parameters; ``batch_size`` counts questions per optimiser step, split into parts of ``micro_batch`` texts.
-
-    A question is one text, or one per option with ``loss="choice"``, times ``draws``; a part has one question at least.
-    ``draws`` routing draws per question and step. ``objective``: ``expected`` is the mean over draws of −log p(answer)
-    (the ELBO's first term); ``averaged`` is −log of the mean over draws of p(answer), which rewards a posterior whose
-    draws differ usefully. ``kl_warmup`` is the share of the steps over which β rises from 0. ``progressive`` trains one
-    layer at a time, deepest first, those below still native.
-    """
-
-    beta: float = 0.01
-    learning_rate: float = 1e-3
-    epochs: int = 3
-    batch_size: int = 16
-    micro_batch: int = 16
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    patience: int = 3
-    evaluate_every: int = 20
-    loss: Loss = "answer"
-    objective: Objective = "expected"
-    draws: int = 1
-    kl_warmup: float = 0.0
-    progressive: bool = False
-    data_seed: int = 0
-    sampling_seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "micro_batch", "patience", "evaluate_every", "draws"):
-            if getattr(self, name) < 1:
-                raise VmoerError(f"Training: {name} must be 1 or more, not {getattr(self, name)}.")
-        if not self.learning_rate > 0 or not self.beta >= 0 or not 0 <= self.warmup < 1 or not 0 <= self.kl_warmup <= 1:
-            raise VmoerError("Training: learning_rate must be positive, beta 0 or more, warmup in [0, 1).")
-        if self.loss not in ("answer", "choice") or self.objective not in ("expected", "averaged"):
-            raise VmoerError("Training: loss is answer or choice, objective is expected or averaged.")
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training text: token ids of the prompt, of its right answer, and of the wrong options (``choice`` only).
-
-    ``member`` is the member of an ensemble that learns from it.
-    """
-
-    prompt: list[int]
-    answer: list[int]
-    wrong: tuple[list[int], ...] = ()
-    member: int = 0
-
-
-@dataclass
-class TrainingResult:
-    """``log`` rows are ``(step, layer or −1, quantity, value)``; the learner holds the best weights seen."""
-
-    steps: int = 0
-    best_step: int = 0
-    best_validation_nll: float = math.inf
-    stopped_early: bool = False
-    log: list[tuple[int, int, str, float]] = field(default_factory=list)
-
-
-def encode(
-    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], wrong: Sequence[Sequence[str]] | None = None
-) -> list[Example]:
-    """Token ids of prompts, their right answers and wrong options (texts carry their own leading space)."""
-
-    def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    others: Sequence[Sequence[str]] = wrong if wrong is not None else [()] * len(prompts)
-    return [
-        Example(tokenizer(prompt)["input_ids"], ids(answer), tuple(map(ids, texts)))
-        for prompt, answer, texts in zip(prompts, answers, others, strict=True)
-    ]
 
 
 def train(
@@ -182,8 +102,7 @@ def train(
             result.best_step = result.steps
         else:
             learner.load(best)
-    fitted = method.fit_spread(handle, examples, config) if handle is not None else []
-    if handle is not None and fitted:
+    if handle is not None and (fitted := _finish(handle, examples, config)):
         nll = answer_nll(handle, validation, config.micro_batch)
         rows = [*fitted, (-1, "posterior_validation_nll", nll)]
         result.log += [(result.steps, layer, quantity, value) for layer, quantity, value in rows]
@@ -198,6 +117,19 @@ def answer_nll(handle: Handle, examples: Sequence[Example], micro_batch: int = 1
         for part in _parts(examples, config):
             total += float(_losses(learner_of(handle), part, config, None).sum())
     return total / len(examples)
+
+
+def _finish(handle: Handle, examples: Sequence[Example], config: TrainingConfig) -> list[tuple[int, str, float]]:
+    """Let each router fit what gradients do not; return log rows ``(layer, quantity, value)``."""
+    heads = {layer: handle.head(layer) for layer in handle.layers}
+    curvature: dict[int, Tensor] = {}
+    if any(head.needs_curvature for head in heads.values()):
+        curvature = fisher_diagonal(handle, examples, micro_batch=config.micro_batch, seed=config.sampling_seed)
+    return [
+        (layer, quantity, value)
+        for layer, head in heads.items()
+        for quantity, value in head.finish_training(curvature.get(layer)).items()
+    ]
 
 
 def _method(learner: Learner) -> type[BayesianRouter]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,9 +12,8 @@ from torch import Tensor
 from vmoer.checkpoint import replace_file
 from vmoer.errors import CheckpointError
 from vmoer.learner import Learner
-
-if TYPE_CHECKING:
-    from vmoer.training import TrainingConfig, TrainingResult
+from vmoer.safefile import load_file
+from vmoer.training_config import TrainingConfig, TrainingResult
 
 STATE, PROGRESS = "state.safetensors", "state.json"
 
@@ -51,8 +49,6 @@ def resume(
 ) -> tuple[dict[str, Tensor], int]:
     """Continue from ``folder``: fills ``result`` in place; returns the best weights and the evaluations since then."""
     from safetensors import SafetensorError
-
-    from vmoer.safefile import load_file
 
     try:
         state = json.loads((folder / PROGRESS).read_text())

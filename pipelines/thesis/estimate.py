@@ -20,7 +20,7 @@ from pipelines.thesis.suite import Planned, count_questions
 from pipelines.train import missing_parts
 from vmoer.likelihood import log_likelihood
 from vmoer.map_routers import fine_tune
-from vmoer.training import encode
+from vmoer.training_config import encode
 
 _SAMPLE = 8
 #: a traced question also runs its prompt once more, and writes about this many bytes per token and MoE layer

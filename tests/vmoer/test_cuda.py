@@ -20,7 +20,8 @@ from vmoer.routers import routers
 from vmoer.scoring import score_options
 from vmoer.testing import methods, tiny, tiny_batch, tiny_model
 from vmoer.testing.compare import trace_of
-from vmoer.training import TrainingConfig, train
+from vmoer.training import train
+from vmoer.training_config import TrainingConfig
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)

@@ -45,3 +45,14 @@ def test_entry_points_add_names_and_never_replace_ours(monkeypatch):
     assert fresh.names() == ["fcvr", "theirs"]
     assert fresh.get("theirs").__name__ == "DeterministicRouter"
     assert fresh.get("fcvr").__name__ == "FullCovarianceRouter"
+
+
+def test_a_router_that_still_defines_fit_spread_is_refused_by_name(clean):
+    class Old(routers.get("mfvr")):
+        @classmethod
+        def fit_spread(cls, handle, examples, config):
+            return []
+
+    with pytest.raises(ValueError, match=r"'old' defines fit_spread.*define finish_training\(self, curvature\)"):
+        routers.register("old")(Old)
+    assert "old" not in routers.names()

@@ -17,7 +17,8 @@ from vmoer.handle import random_tokens
 from vmoer.learner import Learner, learner_of
 from vmoer.map_routers import fine_tune, load_map_routers
 from vmoer.testing import tiny_model
-from vmoer.training import Example, TrainingConfig, train
+from vmoer.training import train
+from vmoer.training_config import Example, TrainingConfig
 
 CONFIG = TrainingConfig(epochs=3, batch_size=4, micro_batch=2, learning_rate=0.02, evaluate_every=2, patience=99)
 

@@ -10,7 +10,8 @@ from vmoer.handle import bayesianize
 from vmoer.noise import TokenNoise, mix
 from vmoer.routers import RouterShape, routers
 from vmoer.testing import tiny_batch, tiny_model
-from vmoer.training import Example, TrainingConfig, train
+from vmoer.training import train
+from vmoer.training_config import Example, TrainingConfig
 
 SHAPE = RouterShape(hidden_size=8, n_experts=4, top_k=2)
 

@@ -14,8 +14,10 @@ from vmoer.map_routers import fine_tune
 from vmoer.noise import TokenNoise, mix
 from vmoer.recorder import record
 from vmoer.routers import RouterShape, routers
+from vmoer.routers.laplace import best_precision, log_evidence
 from vmoer.testing import tiny_batch, tiny_model
-from vmoer.training import Example, TrainingConfig, train
+from vmoer.training import train
+from vmoer.training_config import Example, TrainingConfig
 
 SHAPE = RouterShape(hidden_size=12, n_experts=5, top_k=2)
 TRAINED = ["mcdr", "swagr", "der", "laplace"]
@@ -263,14 +265,14 @@ class TestLaplace:
             likelihood = -0.5 * (target - design @ weight).square().sum() - 15 * np.log(2 * np.pi)
             covariance = torch.eye(30, dtype=torch.float64) + design @ design.T / precision
             exact = MultivariateNormal(torch.zeros(30, dtype=torch.float64), covariance).log_prob(target)
-            torch.testing.assert_close(likelihood + laplace.log_evidence(curvature, weight, precision), exact)
+            torch.testing.assert_close(likelihood + log_evidence(curvature, weight, precision), exact)
 
     def test_the_precision_of_greatest_evidence_is_found(self):
         """With strong data everywhere the optimum is known: precision = P / ‖A‖²."""
         weight = torch.full((10, 10), 0.2)
-        found = laplace.best_precision(torch.full((10, 10), 1e9), weight, 0.2)
+        found = best_precision(torch.full((10, 10), 1e9), weight, 0.2)
         assert found == pytest.approx(25.0, rel=0.06)
-        assert laplace.best_precision(torch.ones(10, 10), torch.zeros(10, 10), 0.2) == pytest.approx(25 * np.exp(8))
+        assert best_precision(torch.ones(10, 10), torch.zeros(10, 10), 0.2) == pytest.approx(25 * np.exp(8))
 
     def test_curvature_is_the_gauss_newton_diagonal_of_the_task_loss(self, model):
         """Against E_y over the whole vocabulary of squared autograd gradients, one answer token each."""

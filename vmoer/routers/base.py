@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vmoer.noise import TokenNoise
 from vmoer.registry import Registry
-
-if TYPE_CHECKING:
-    from vmoer.handle import Handle
-    from vmoer.training import Example, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -98,6 +94,8 @@ class BayesianRouter(nn.Module, ABC):
     closed_form: ClassVar[bool] = False
     #: trained on its mean, without noise: the spread is fitted afterwards
     trains_mean: ClassVar[bool] = False
+    #: :meth:`finish_training` is given the curvature at the trained weights
+    needs_curvature: ClassVar[bool] = False
     #: the path of training is the result: constant learning rate, no early stop, the last weights are kept
     follows_path: ClassVar[bool] = False
     #: members of an ensemble, each trained on its own order of the data; ``None`` for one posterior
@@ -133,12 +131,13 @@ class BayesianRouter(nn.Module, ABC):
     def after_step(self, step: int, total: int) -> None:
         """Called after each optimiser step (1 … ``total``)."""
 
-    @classmethod
-    def fit_spread(
-        cls, handle: Handle, examples: Sequence[Example], config: TrainingConfig
-    ) -> list[tuple[int, str, float]]:
-        """Fit what gradients do not, when training has ended; returns log rows ``(layer, quantity, value)``."""
-        return []
+    def finish_training(self, curvature: Tensor | None) -> dict[str, float]:
+        """Fit what gradients do not, when training has ended; return log values by quantity.
+
+        ``curvature`` ``[experts, hidden]`` is the Fisher diagonal of the answers in the router's weights, summed over
+        the training questions; ``None`` unless :attr:`needs_curvature`.
+        """
+        return {}
 
     def options(self) -> dict[str, Any]:
         """Constructor options that differ between checkpoints (JSON values); scales are saved as tensors."""
@@ -170,6 +169,14 @@ def positive(name: str, value: float) -> float:
     return float(value)
 
 
+def _check_method(name: str, cls: type[BayesianRouter]) -> None:
+    if hasattr(cls, "fit_spread"):
+        raise ValueError(
+            f"Method {name!r} defines fit_spread, which is no longer called; define finish_training(self, curvature) "
+            "instead, which returns its log values by name."
+        )
+
+
 routers: Registry[BayesianRouter] = Registry(
     "method",
     "vmoer.routers",
@@ -185,4 +192,5 @@ routers: Registry[BayesianRouter] = Registry(
         "fcvr-lowrank": "vmoer.routers.lowrank:LowRankRouter",
         "vtsr": "vmoer.routers.vtsr:VariationalTemperatureRouter",
     },
+    _check_method,
 )

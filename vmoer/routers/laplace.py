@@ -7,7 +7,8 @@ enters.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,17 +16,15 @@ from torch import Tensor
 from vmoer.routers.base import RouterShape
 from vmoer.routers.weights import WeightGaussian, WeightRouter
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from vmoer.handle import Handle
-    from vmoer.training import Example, TrainingConfig
+#: the prior's standard deviation stays within this factor (as a logarithm) of what it was set to
+PRIOR_RANGE = 4.0
 
 
 class LaplaceRouter(WeightRouter):
     """δ ~ N(0, 1 / (``curvature`` + ``precision``)) per weight; no curvature and the prior's precision at the start."""
 
     method = "laplace"
+    needs_curvature: ClassVar[bool] = True
 
     curvature: Tensor
     precision: Tensor
@@ -41,14 +40,29 @@ class LaplaceRouter(WeightRouter):
         std = (self.curvature + self.precision).rsqrt()
         return self.gaussian(hidden, base_logits, std, std.new_zeros(0, *std.shape))
 
-    @classmethod
-    def fit_spread(
-        cls, handle: Handle, examples: Sequence[Example], config: TrainingConfig
-    ) -> list[tuple[int, str, float]]:
-        """Curvature at the trained weights from ``examples``, prior precision by the evidence."""
-        from vmoer.laplace import fit
-
-        return fit(handle, examples, micro_batch=config.micro_batch, seed=config.sampling_seed)
+    def finish_training(self, curvature: Tensor | None) -> dict[str, float]:
+        """Keep the curvature at the trained weights and choose the prior precision by the evidence."""
+        assert curvature is not None  # needs_curvature
+        self.curvature.copy_(curvature)
+        self.precision.fill_(best_precision(curvature, self.weight.detach(), self.prior_weight_std))
+        return {
+            "prior_std": float(self.precision.rsqrt()) * self.shape.hidden_size**0.5,
+            "posterior_weight_std": float((self.curvature + self.precision).rsqrt().mean()),
+        }
 
     def options(self) -> dict[str, Any]:
         return {"prior_std": self.prior_std}
+
+
+def log_evidence(curvature: Tensor, weight: Tensor, precision: Tensor) -> Tensor:
+    """Log marginal likelihood under prior N(0, 1/precision) minus the log-likelihood at ``weight`` (Laplace)."""
+    spread = 0.5 * (precision.log() - (curvature + precision).log()).sum()
+    return spread - 0.5 * precision * weight.square().sum()
+
+
+def best_precision(curvature: Tensor, weight: Tensor, prior_std: float) -> float:
+    """The precision of greatest evidence on a logarithmic grid around ``prior_std``⁻²: a factor e^±8, 161 steps."""
+    steps = torch.linspace(-2.0 * PRIOR_RANGE, 2.0 * PRIOR_RANGE, 161, dtype=torch.float64)
+    grid = (steps - 2.0 * math.log(prior_std)).exp()
+    values = [log_evidence(curvature.double().cpu(), weight.double().cpu(), precision) for precision in grid]
+    return float(grid[torch.stack(values).argmax()])

@@ -6,19 +6,13 @@ with covariance ½ [diag(variances) + D Dᵀ / (K − 1)], K columns of deviatio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from vmoer.routers.base import RouterShape
 from vmoer.routers.weights import WeightGaussian, WeightRouter
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from vmoer.handle import Handle
-    from vmoer.training import Example, TrainingConfig
 
 
 class SwagRouter(WeightRouter):
@@ -79,20 +73,12 @@ class SwagRouter(WeightRouter):
             self.factors[int(self.collected) % self.rank] = after
         self.collected += 1.0
 
-    @classmethod
-    def fit_spread(
-        cls, handle: Handle, examples: Sequence[Example], config: TrainingConfig
-    ) -> list[tuple[int, str, float]]:
-        """Put every router's mean at the average of its snapshots."""
-        rows = []
-        for layer in handle.layers:
-            head = handle.head(layer)
-            assert isinstance(head, SwagRouter)
-            if head.collected > 0:
-                with torch.no_grad():
-                    head.weight.copy_(head.average)
-            rows.append((layer, "snapshots", float(head.collected)))
-        return rows
+    def finish_training(self, curvature: Tensor | None) -> dict[str, float]:
+        """Put the mean at the average of the snapshots."""
+        if self.collected > 0:
+            with torch.no_grad():
+                self.weight.copy_(self.average)
+        return {"snapshots": float(self.collected)}
 
     def options(self) -> dict[str, Any]:
         return {"prior_std": self.prior_std, "snapshots": self.snapshots, "rank": self.rank}
