@@ -79,7 +79,7 @@ def unit(quick: bool) -> list[Row]:
     from pipelines.stages import trace
     from pipelines.work import Work
     from store.shards import list_shards
-    from vmoer.handle import evaluation
+    from vmoer.forward.modes import evaluation
 
     n = 1_000 if quick else 10_000
     with tempfile.TemporaryDirectory() as name:

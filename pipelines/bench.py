@@ -15,7 +15,7 @@ import torch
 import vmoer
 from pipelines.errors import PipelineError
 from pipelines.models import load
-from vmoer.handle import evaluation, random_tokens
+from vmoer.forward.modes import evaluation, random_tokens
 
 if TYPE_CHECKING:
     from store.catalog import RunManifest

@@ -25,8 +25,10 @@ from pipelines.live import Request
 from pipelines.models import Resident
 from pipelines.settings import Settings
 from pipelines.shipped import shipped_folder
+from vmoer.attach import choose_layers
 from vmoer.attribution import attribute
-from vmoer.handle import Handle, choose_layers, evaluation
+from vmoer.forward.modes import evaluation
+from vmoer.handle import Handle
 from vmoer.layers import describe
 from vmoer.routers.base import routers
 from vmoer.sampling import SampledRouting, sample_routing

@@ -17,8 +17,8 @@ from pipelines.questions import Question
 from pipelines.shipped import is_shipped, shipped_part
 from pipelines.spec import resolve_path
 from store.layout import contained
+from vmoer.attach import choose_layers
 from vmoer.errors import CheckpointError
-from vmoer.handle import choose_layers
 from vmoer.layers import MEASURED, describe, parse
 from vmoer.memory import TokenBudget
 from vmoer.routers.base import routers

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "bayesianize": "vmoer.handle",
+    "bayesianize": "vmoer.attach",
     "Handle": "vmoer.handle",
-    "load_routers": "vmoer.checkpoint",
+    "load_routers": "vmoer.attach",
     "load_model": "vmoer.models",
     "record": "vmoer.recorder",
     "Recorder": "vmoer.recorder",
@@ -35,10 +35,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from vmoer.attach import bayesianize, load_routers
     from vmoer.attribution import attribute
-    from vmoer.checkpoint import load_routers
     from vmoer.errors import VmoerError
-    from vmoer.handle import Handle, bayesianize
+    from vmoer.handle import Handle
     from vmoer.models import load_model
     from vmoer.recorder import Recorder, record
     from vmoer.trace import RoutingTrace

@@ -16,16 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from vmoer import safefile
+from vmoer import checkpoint
 from vmoer.architectures.fingerprint import fingerprint
-from vmoer.checkpoint import replace_file
 from vmoer.errors import CheckpointError, UnsupportedModelError, VmoerError
 from vmoer.learner import Learner
 from vmoer.noise import mix_int
 from vmoer.tap import Tap, tap_of
 
-FORMAT = 1
-WEIGHTS, PEFT_CONFIG, CONFIG = "adapter_model.safetensors", "adapter_config.json", "adapter.json"
+PEFT_CONFIG = "adapter_config.json"
 TARGETS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -56,12 +54,11 @@ class Adapter:
 
     def save(self, folder: str | Path) -> Path:
         """Write the adapter into ``folder``, in peft's format; returns the folder."""
-        from safetensors.torch import save
-
+        tensors = {_file_name(name): value.detach().cpu().contiguous() for name, value in self.parameters.items()}
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        tensors = {_file_name(name): value.detach().cpu().contiguous() for name, value in self.parameters.items()}
-        content = save(tensors, metadata={"format": "pt"})
+        content = checkpoint.pack(tensors)
+        sha256 = hashlib.sha256(content).hexdigest()
         peft_config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -73,18 +70,16 @@ class Adapter:
             "target_modules": self.targets,
         }
         config = {
-            "format": FORMAT,
             "architecture": type(self.tap.model).__name__,
             "rank": self.rank,
             "alpha": self.alpha,
             "targets": self.targets,
-            "weights_sha256": hashlib.sha256(content).hexdigest(),
+            "weights_sha256": sha256,
             "native_routers_sha256": fingerprint(self.tap.sites),
         }
-        replace_file(target / WEIGHTS, content)
-        replace_file(target / PEFT_CONFIG, (json.dumps(peft_config, indent=1) + "\n").encode())
-        replace_file(target / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
-        self.tap.adapter = hashlib.sha256(content).hexdigest()
+        checkpoint.replace_file(target / PEFT_CONFIG, (json.dumps(peft_config, indent=1) + "\n").encode())
+        checkpoint.write(target, checkpoint.ADAPTER, config, content)
+        self.tap.adapter = sha256
         return target
 
 
@@ -108,31 +103,20 @@ def adapt(
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
     """The adapter saved in ``folder``, active on ``model``; refused when it belongs to another model or is damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     source = Path(folder)
-    config = _read(source)
+    config = checkpoint.read_config(source, checkpoint.ADAPTER)
     tap = tap_of(model)
     if config["architecture"] != type(tap.model).__name__ or config["native_routers_sha256"] != fingerprint(tap.sites):
         raise CheckpointError(
             f"The adapter in {source} belongs to another model or revision ({config['architecture']})."
         )
-    try:
-        safefile.check(source / WEIGHTS)
-        content = (source / WEIGHTS).read_bytes()
-        tensors = load(content)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{source / WEIGHTS} is missing or damaged: {error}.") from error
-    if hashlib.sha256(content).hexdigest() != config["weights_sha256"]:
-        raise CheckpointError(f"{source / WEIGHTS} is not the file that {CONFIG} was written for: its SHA-256 differs.")
     adapter = _inject(tap, config["rank"], config["alpha"], config["targets"])
     expected = {_file_name(name): parameter for name, parameter in adapter.parameters.items()}
-    if {name: value.shape for name, value in tensors.items()} != {
-        name: value.shape for name, value in expected.items()
-    }:
+    try:
+        tensors = checkpoint.read_tensors(source, checkpoint.ADAPTER, expected, config["weights_sha256"])
+    except CheckpointError:
         adapter.restore()
-        raise CheckpointError(f"{source / WEIGHTS} does not hold the low-rank factors of this model.")
+        raise
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(tensors[name])
@@ -167,17 +151,3 @@ def _inject(tap: Tap, rank: int, alpha: int, targets: Sequence[str]) -> Adapter:
 def _file_name(path: str) -> str:
     """A factor's path in the model → peft's name of it in a file."""
     return f"base_model.model.{path}".replace(".default.", ".")
-
-
-def _read(source: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"No adapter in {source}: {CONFIG} is missing.") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source / CONFIG} cannot be read: {error}.") from error
-    kinds: dict[str, type] = {"architecture": str, "rank": int, "alpha": int, "targets": list, "weights_sha256": str}
-    fits = isinstance(config, dict) and config.get("format") == FORMAT and "native_routers_sha256" in config
-    if not fits or not all(isinstance(config.get(key), kind) for key, kind in kinds.items()):
-        raise CheckpointError(f"{source / CONFIG} is not an adapter this version can read.")
-    return config

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vmoer.architectures import RouterSite
 from vmoer.decision import Decision
 from vmoer.errors import LayerSelectionError, UnknownNameError, VmoerError
-from vmoer.handle import evaluation
+from vmoer.forward.modes import evaluation
 from vmoer.registry import unknown_name
 from vmoer.tap import Frame, tap_of
 

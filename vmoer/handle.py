@@ -1,31 +1,28 @@
-"""``bayesianize``: put a posterior on the routing decision of a Hugging Face MoE model, and take it off again."""
+"""The Bayesian routers of one model: which are on, how they sample, and the way back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vmoer import checkpoint
 from vmoer import layers as layer_selection
 from vmoer.architectures import RouterSite
-from vmoer.devices import running_device
+from vmoer.architectures.fingerprint import fingerprint
 from vmoer.errors import UnknownNameError, UnsupportedModelError, VmoerError
-from vmoer.noise import mix_int
 from vmoer.registry import unknown_name
-from vmoer.routers.base import BayesianRouter, RouterShape, routers
-from vmoer.tap import Mode, Tap, tap_of
+from vmoer.routers.base import BayesianRouter
+from vmoer.tap import Mode, Tap
 
 ESTIMATORS = ("in-router", "closed-form", "predictive")
 
-Batch = Mapping[str, Tensor]
-
 
 class Handle:
-    """What :func:`bayesianize` returns: the Bayesian routers of one model, and the way back.
+    """What :func:`vmoer.bayesianize` returns: the Bayesian routers of one model, and the way back.
 
     ``routers`` maps the absolute layer (as a string) to its :class:`BayesianRouter`. While the handle is active every
     forward pass of the model routes through them: averaged over ``samples`` draws with the ``in-router`` estimator,
@@ -86,7 +83,7 @@ class Handle:
         return self.routers.parameters()
 
     def enable(self) -> None:
-        """Route through the Bayesian routers (done by :func:`bayesianize`)."""
+        """Route through the Bayesian routers (done by :func:`vmoer.bayesianize`)."""
         if self.tap.heads:
             raise UnsupportedModelError(
                 "This model already carries Bayesian routers; call restore() on their handle first."
@@ -159,9 +156,23 @@ class Handle:
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write ``routers.safetensors`` and ``routers.json`` into ``folder``; returns the folder."""
-        from vmoer.checkpoint import save_routers
-
-        return save_routers(self, folder, dtype=dtype)
+        tensors = {}
+        for name, tensor in self.routers.state_dict().items():
+            scalar = tensor.dim() == 0  # scales keep full precision
+            tensors[name] = tensor.detach().to("cpu", torch.float32 if scalar else dtype).contiguous()
+        config = {
+            "method": self.method,
+            "estimator": self.estimator,
+            "samples": self.samples,
+            "seed": self.seed,
+            "architecture": type(self.model).__name__,
+            "layers": self.layers,
+            "shapes": {str(layer): self.head(layer).shape.__dict__ for layer in self.layers},
+            "options": self.head(self.layers[0]).options(),
+            "native_routers_sha256": fingerprint(self.sites, self.tap.shifts),
+            "adapter_sha256": self.tap.adapter,
+        }
+        return checkpoint.write(folder, checkpoint.ROUTERS, config, checkpoint.pack(tensors))
 
     def __enter__(self) -> Handle:
         return self
@@ -177,50 +188,6 @@ class Handle:
         )
 
 
-def bayesianize(
-    model: nn.Module,
-    method: str = "fcvr",
-    layers: layer_selection.LayerSelection = "all",
-    samples: int = 35,
-    estimator: str = "in-router",
-    seed: int = 0,
-    calibration: Iterable[Batch] | None = None,
-    **options: Any,
-) -> Handle:
-    """Active :class:`Handle` with freshly initialised routers of ``method`` in the chosen layers of ``model``.
-
-    The model's parameters are neither changed nor frozen. ``layers``: ``"all"``, a list of absolute indices,
-    ``"last:n"``, or, measured on ``calibration`` (batches of ``input_ids`` and ``attention_mask``),
-    ``"susceptible:n"``, ``"leverage:n"``, ``"auto"``. Without ``calibration`` the routers' logit spread is measured on
-    random tokens. ``options`` go to the method (e.g. ``prior_std``). Raises :class:`VmoerError` subclasses whose
-    message is one sentence.
-    """
-    cls = routers.get(method)
-    check_sampling(samples, estimator)
-    tap = tap_of(model)
-    if tap.heads:
-        raise UnsupportedModelError(
-            "This model already carries Bayesian routers; call restore() on their handle first."
-        )
-    if tap.architecture.bayesian_refusal and method != "deterministic":
-        raise UnsupportedModelError(tap.architecture.bayesian_refusal)
-    batches = list(calibration) if calibration is not None else None
-    chosen = choose_layers(tap.model, layers, batches)
-    spread = logit_spread(tap, batches) if cls.trainable else {}
-    heads: dict[int, BayesianRouter] = {}
-    for site in tap.sites:
-        if site.layer not in chosen:
-            continue
-        generator = torch.Generator().manual_seed(mix_int(seed, site.layer) & ((1 << 63) - 1))
-        shape = RouterShape(site.hidden_size, site.n_experts, site.top_k)
-        try:
-            head = cls(shape, generator=generator, logit_scale=spread.get(site.layer, 1.0), **options)
-        except (TypeError, ValueError) as error:
-            raise VmoerError(f"Method {method!r} with options {options}: {error}") from error
-        heads[site.layer] = head.to(running_device(site.router))
-    return Handle(tap, method, heads, samples, estimator, seed)
-
-
 def check_sampling(samples: object, estimator: str) -> None:
     """Refuse an unknown estimator and anything but a whole number of samples."""
     if estimator not in ESTIMATORS:
@@ -229,61 +196,3 @@ def check_sampling(samples: object, estimator: str) -> None:
         raise VmoerError(
             f"samples must be a whole number of 1 or more, not {samples!r}; for none use method='deterministic'."
         )
-
-
-def choose_layers(
-    model: nn.Module, selection: layer_selection.LayerSelection, calibration: Sequence[Batch] | None
-) -> list[int]:
-    """Absolute layers meant by ``selection``, measured on ``calibration`` where the rule asks for it."""
-    moe_layers = [site.layer for site in tap_of(model).sites]
-    rule, _, _ = layer_selection.parse(selection)
-    if rule not in layer_selection.MEASURED or calibration is None:
-        return layer_selection.resolve(selection, moe_layers)
-    from vmoer import leverage, susceptibility
-
-    jaccard = nll_rise = None
-    if rule in ("susceptible", "auto"):
-        stability = susceptibility.measure(model, calibration, gammas=(0.01,))
-        jaccard = [float(value) for value in stability.jaccard[0]]
-    if rule in ("leverage", "auto"):
-        nll_rise = leverage.token_nll_rise(model, calibration)
-    return layer_selection.choose(selection, moe_layers, jaccard=jaccard, nll_rise=nll_rise)
-
-
-def logit_spread(tap: Tap, batches: Sequence[Batch] | None) -> dict[int, float]:
-    """Per layer, the mean over real tokens of the standard deviation of the native logits over experts."""
-    totals: dict[int, Tensor] = {}
-    counts: dict[int, Tensor] = {}
-
-    def collect(site: RouterSite, decision: Any, frame: Any) -> None:
-        spread = decision.base_logits.float().std(-1, correction=0)
-        real = frame.mask.reshape(-1).to(spread.device)
-        totals[site.layer] = totals.get(site.layer, 0.0) + (spread * real).sum()
-        counts[site.layer] = counts.get(site.layer, 0) + real.sum()
-
-    with evaluation(tap.model), tap.listening(collect), torch.no_grad():
-        for batch in batches if batches is not None else [random_tokens(tap.model)]:
-            tap.model(**batch)
-    return {layer: max(float(totals[layer] / counts[layer]), 1e-6) for layer in totals}
-
-
-def random_tokens(model: nn.Module, rows: int = 4, length: int = 64) -> dict[str, Tensor]:
-    """A batch of random token ids (own generator), for measurements that need no meaning."""
-    config: Any = model.config
-    generator = torch.Generator().manual_seed(0)
-    length = min(length, getattr(config, "max_position_embeddings", length))
-    ids = torch.randint(0, config.vocab_size, (rows, length), generator=generator)
-    device = running_device(model)
-    return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
-
-
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module is in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

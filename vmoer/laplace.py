@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmoer.handle import Handle, evaluation
+from vmoer.forward.modes import evaluation
+from vmoer.handle import Handle
 from vmoer.learner import learner_of
 from vmoer.likelihood import answer_log_probabilities
 from vmoer.noise import mix_int

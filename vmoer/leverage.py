@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vmoer.architectures import RouterSite
 from vmoer.decision import Decision
 from vmoer.errors import LayerSelectionError
-from vmoer.handle import evaluation
+from vmoer.forward.modes import evaluation
 from vmoer.noise import TokenNoise, mix, mix_int
 from vmoer.scoring import OptionScores
 from vmoer.tap import Frame, tap_of

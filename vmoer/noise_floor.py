@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vmoer.errors import VmoerError
-from vmoer.handle import evaluation
+from vmoer.forward.modes import evaluation
 from vmoer.susceptibility import jaccard
 from vmoer.tap import tap_of
 

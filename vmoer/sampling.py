@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from vmoer.architectures import RouterSite
 from vmoer.decision import Decision
 from vmoer.errors import VmoerError
-from vmoer.handle import Handle, evaluation
+from vmoer.forward.modes import evaluation
+from vmoer.handle import Handle
 from vmoer.tap import Frame, tap_of
 
 #: most logits held at once, in numbers: bounds memory at 4 × 4 bytes × this

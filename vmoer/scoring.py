@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vmoer.devices import running_device
 from vmoer.errors import UnknownNameError, VmoerError
-from vmoer.handle import evaluation
+from vmoer.forward.modes import evaluation
 from vmoer.likelihood import log_probabilities_of
 from vmoer.memory import TokenBudget
 from vmoer.partial import borrow_lower_layers, entering_at, fork_cache, hidden_before

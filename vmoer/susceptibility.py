@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vmoer.architectures import RouterSite
 from vmoer.decision import Decision
 from vmoer.errors import VmoerError
-from vmoer.handle import evaluation
+from vmoer.forward.modes import evaluation
 from vmoer.noise import TokenNoise, mix, mix_int
 from vmoer.tap import Frame, Tap, tap_of
 

@@ -26,7 +26,8 @@ from torch import Tensor
 from vmoer.architectures import RouterSite
 from vmoer.decision import Decision
 from vmoer.errors import VmoerError
-from vmoer.handle import Handle, evaluation
+from vmoer.forward.modes import evaluation
+from vmoer.handle import Handle
 from vmoer.laplace import fisher_diagonal
 from vmoer.learner import Learner, learner_of
 from vmoer.likelihood import log_likelihood

@@ -21,7 +21,7 @@ from pipelines.stages import Batch, Columns
 from vmoer.cost import counted_flops, decode_seconds, peak_bytes, prefill_seconds
 from vmoer.efficiency import extra_macs, extra_parameters, head_size, model_macs, predictive_ratio
 from vmoer.errors import UnknownNameError
-from vmoer.handle import evaluation
+from vmoer.forward.modes import evaluation
 
 TABLES = ("efficiency",)
 

@@ -19,7 +19,7 @@ from pipelines.routing import by_size, padded, prompt_of
 from pipelines.runs import RunPlan
 from pipelines.scoring import token_budget
 from pipelines.stages import Batch, Columns
-from vmoer.handle import evaluation
+from vmoer.forward.modes import evaluation
 
 TABLES = ("examples", "tokens", "routing")
 

@@ -18,7 +18,7 @@ from store import layout, schema
 from store.shards import list_shards
 from tests.adversarial.conftest import Vmoer, picture
 from tests.store.factory import run_id
-from vmoer.handle import bayesianize
+from vmoer.attach import bayesianize
 from vmoer.models import available_models
 from vmoer.testing import tiny_model
 

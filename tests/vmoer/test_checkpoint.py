@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vmoer
+from vmoer.attach import bayesianize
 from vmoer.errors import CheckpointError, UnknownNameError, VmoerError
-from vmoer.handle import bayesianize
 from vmoer.recorder import record
 from vmoer.tap import tap_of
 from vmoer.testing import tiny_batch, tiny_model

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from vmoer.attach import bayesianize
 from vmoer.closed_form import expected_softmax
 from vmoer.errors import VmoerError
-from vmoer.handle import bayesianize
 from vmoer.routers import routers
 from vmoer.testing import tiny_batch, tiny_model
 

@@ -7,8 +7,8 @@ import torch
 
 from vmoer import testing
 from vmoer.architectures import architectures
+from vmoer.attach import bayesianize
 from vmoer.errors import UnsupportedModelError
-from vmoer.handle import bayesianize
 from vmoer.routers import BayesianRouter, Posterior, routers
 
 #: families that every promise of every method is checked on: softmax over the chosen, and sigmoids with a bias,

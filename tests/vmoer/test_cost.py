@@ -7,7 +7,7 @@ from torch import nn
 
 from vmoer.cost import counted_flops, decode_seconds, peak_bytes, prefill_seconds
 from vmoer.efficiency import model_macs
-from vmoer.handle import evaluation, random_tokens
+from vmoer.forward.modes import evaluation, random_tokens
 from vmoer.testing import tiny_model
 
 

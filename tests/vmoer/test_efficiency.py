@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GraniteMoeConfig
 
 from vmoer import efficiency
+from vmoer.attach import bayesianize
 from vmoer.errors import UnknownNameError
-from vmoer.handle import bayesianize
 from vmoer.routers import routers
 from vmoer.scoring import score_options
 from vmoer.testing import tiny_model, tiny_row

@@ -5,8 +5,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import vmoer
+from vmoer.attach import bayesianize
 from vmoer.errors import UnknownNameError, UnsupportedModelError, VmoerError
-from vmoer.handle import bayesianize
 from vmoer.registry import Registry
 from vmoer.testing import tiny_model
 

@@ -16,9 +16,8 @@ from transformers import (
 )
 
 from vmoer.architectures import architecture_of, architectures
-from vmoer.checkpoint import load_routers
+from vmoer.attach import bayesianize, load_routers
 from vmoer.errors import UnsupportedModelError
-from vmoer.handle import bayesianize
 from vmoer.recorder import record
 from vmoer.tap import tap_of
 from vmoer.testing import LENGTHS, tiny_batch, tiny_model, trace_of

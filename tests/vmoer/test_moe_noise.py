@@ -9,7 +9,7 @@ import torch
 from tests.vmoer.test_scoring import OPTIONS, PROMPTS, Words
 from vmoer.controls import MoeNoise
 from vmoer.errors import VmoerError
-from vmoer.handle import random_tokens
+from vmoer.forward.modes import random_tokens
 from vmoer.scoring import score_options
 from vmoer.testing import tiny_model
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from vmoer import noise_floor
+from vmoer.attach import bayesianize
 from vmoer.errors import VmoerError
-from vmoer.handle import bayesianize
 from vmoer.metrics import numeric_stability
 from vmoer.testing import LENGTHS, hooks_of, tiny_batch, tiny_model
 

@@ -8,9 +8,9 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vmoer.architectures import architecture_of
+from vmoer.attach import bayesianize
 from vmoer.decision import decide
 from vmoer.errors import VmoerError
-from vmoer.handle import bayesianize
 from vmoer.noise import TokenNoise, mix
 from vmoer.recorder import record
 from vmoer.routers import RouterShape, routers

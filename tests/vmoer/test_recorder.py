@@ -9,8 +9,8 @@ import torch
 from transformers import DynamicCache
 
 import vmoer
+from vmoer.attach import bayesianize
 from vmoer.errors import UnsupportedModelError, VmoerError
-from vmoer.handle import bayesianize
 from vmoer.recorder import record
 from vmoer.tap import tap_of
 from vmoer.testing import LENGTHS, tiny_batch, tiny_model, tiny_row

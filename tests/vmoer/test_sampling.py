@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from vmoer.attach import bayesianize
 from vmoer.errors import VmoerError
-from vmoer.handle import bayesianize, evaluation
+from vmoer.forward.modes import evaluation
 from vmoer.recorder import record
 from vmoer.sampling import sample_routing
 from vmoer.testing import tiny_batch, tiny_model

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from vmoer.attach import bayesianize
 from vmoer.controls import MoeNoise, disagreement, final_state_noise, matched_scale
 from vmoer.errors import VmoerError
-from vmoer.handle import bayesianize
 from vmoer.likelihood import log_probabilities_of
 from vmoer.recorder import record
 from vmoer.scoring import OptionScores, score_letters, score_options

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from vmoer import leverage, susceptibility
+from vmoer.attach import bayesianize, choose_layers
 from vmoer.errors import LayerSelectionError, UnsupportedModelError, VmoerError
-from vmoer.handle import bayesianize, choose_layers
 from vmoer.recorder import record
 from vmoer.scoring import OptionScores
 from vmoer.tap import tap_of

@@ -13,7 +13,7 @@ import torch
 import vmoer
 from vmoer.adapter import adapt, load_adapter
 from vmoer.errors import CheckpointError, UnsupportedModelError, VmoerError
-from vmoer.handle import random_tokens
+from vmoer.forward.modes import random_tokens
 from vmoer.learner import Learner, learner_of
 from vmoer.map_routers import fine_tune, load_map_routers
 from vmoer.testing import tiny_model

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import LogNormal, kl_divergence
 
-from vmoer.handle import bayesianize
+from vmoer.attach import bayesianize
 from vmoer.noise import TokenNoise, mix
 from vmoer.routers import RouterShape, routers
 from vmoer.testing import tiny_batch, tiny_model

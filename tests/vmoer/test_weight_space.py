@@ -7,8 +7,8 @@ from torch.distributions import MultivariateNormal
 
 import vmoer
 from vmoer import laplace
+from vmoer.attach import bayesianize
 from vmoer.errors import VmoerError
-from vmoer.handle import bayesianize
 from vmoer.likelihood import answer_log_probabilities
 from vmoer.map_routers import fine_tune
 from vmoer.noise import TokenNoise, mix

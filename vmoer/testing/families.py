@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vmoer.architectures import architecture_of, architectures
+from vmoer.attach import bayesianize
 from vmoer.errors import UnsupportedModelError
-from vmoer.handle import bayesianize
 from vmoer.noise_floor import expert_kernels
 from vmoer.recorder import record
 from vmoer.scoring import score_options

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import vmoer.decision
-from vmoer.checkpoint import load_routers
-from vmoer.handle import Handle, bayesianize
+from vmoer.attach import bayesianize, load_routers
+from vmoer.handle import Handle
 from vmoer.tap import tap_of
 from vmoer.testing.compare import assert_same, assert_same_decisions, hooks_of, trace_of
 from vmoer.testing.tiny import LENGTHS, tiny_batch, tiny_model, tiny_row
