@@ -68,9 +68,10 @@ def _method(config: Any, size: Skeleton, name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"method": name, "supported": not refused, "refusal": refused or None}
     closed = routers.get(name).closed_form and size.softmax
     row["estimators"] = [] if refused else ["in-router", *(["closed-form"] if closed else []), "predictive"]
-    if refused or name not in efficiency.methods_with_costs():
+    head = None if refused else efficiency.head_of(config, name)
+    macs = head.macs(SAMPLES) if head is not None else None
+    if head is None or macs is None:
         return {**row, "layers": some, **dict.fromkeys(_COSTS)}
-    head = efficiency.head_size(config, SAMPLES, method=name)
-    percent = 100 * efficiency.extra_macs(name, head) / size.macs
-    values = (efficiency.extra_parameters(name, head), some * percent, len(size.moe_layers) * percent)
+    percent = 100 * macs / size.macs
+    values = (efficiency.extra_parameters(head), some * percent, len(size.moe_layers) * percent)
     return {**row, "layers": some, **dict(zip(_COSTS, values, strict=True))}

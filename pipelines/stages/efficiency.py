@@ -19,9 +19,9 @@ from pipelines.runs import RunPlan
 from pipelines.scoring import answer_texts
 from pipelines.stages import Batch, Columns
 from vmoer.cost import counted_flops, decode_seconds, peak_bytes, prefill_seconds
-from vmoer.efficiency import extra_macs, extra_parameters, head_size, model_macs, predictive_ratio
-from vmoer.errors import UnknownNameError
+from vmoer.efficiency import UncountedError, counted, extra_parameters, model_macs, predictive_ratio
 from vmoer.forward.modes import evaluation
+from vmoer.routers.base import BayesianRouter
 
 TABLES = ("efficiency",)
 
@@ -42,7 +42,7 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
     resident = context.resident
     handle = resident.applied(context, run).handle
     prompts = encode_batches(context, resident, QUESTIONS, context.in_distribution.name)[0]
-    rows = _formulas(context, run, handle.head(handle.layers[0]).options())
+    rows = _formulas(context, run, handle.head(handle.layers[0]))
     predictive = run.estimator == "predictive"
     sampled: Any = (lambda: handle.one_draw()) if predictive else nullcontext
     passes = run.samples if predictive else 1
@@ -69,22 +69,21 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
     return {"efficiency": columns(rows)}
 
 
-def _formulas(context: Context, run: RunPlan, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Analytic MACs per token and parameters of heads with these options; nothing for a method without a formula."""
+def _formulas(context: Context, run: RunPlan, head: BayesianRouter) -> list[dict[str, Any]]:
+    """Return analytic MACs per token and parameters of heads like this one; nothing where nobody counted them."""
     resident = context.resident
     layers = resident.layers_of(context, run.method)
     config, samples = resident.model.config, run.samples
     try:
-        size = head_size(config, samples, run.method, options)
         if run.estimator == "predictive":
             prompt, answers = _lengths(context)
             total = model_macs(config) * predictive_ratio(
-                config, run.method, layers, samples, prompt, answers, context.spec.predictive_positions, options
+                config, run.method, layers, samples, prompt, answers, context.spec.predictive_positions, head.options()
             )
         else:
-            total = model_macs(config) + len(layers) * extra_macs(run.method, size)
-        parameters = len(layers) * extra_parameters(run.method, size)
-    except (UnknownNameError, AttributeError):  # no formula for this method, or sizes under other names
+            total = model_macs(config) + len(layers) * counted(head, samples)
+        parameters = len(layers) * extra_parameters(head)
+    except (UncountedError, AttributeError):  # no count for this method, or sizes under other names
         return []
     return [
         _row("macs_per_token", total, model_macs(config), "MACs"),

@@ -7,8 +7,8 @@ from transformers import GraniteMoeConfig
 
 from vmoer import efficiency
 from vmoer.attach import bayesianize
-from vmoer.errors import UnknownNameError
-from vmoer.routers import routers
+from vmoer.routers import BayesianRouter, routers
+from vmoer.routers.deterministic import DeterministicRouter
 from vmoer.scoring import score_options
 from vmoer.testing import tiny_model, tiny_row
 
@@ -26,14 +26,13 @@ GRANITE_3B = GraniteMoeConfig(
 
 def test_granite_3b_figures():
     assert efficiency.model_macs(GRANITE_3B) == pytest.approx(883e6, rel=1e-3)
-    size = efficiency.head_size(GRANITE_3B)
-    diagonal = efficiency.head_size(GRANITE_3B, method="mfvr")
-    assert efficiency.extra_macs("fcvr", size) == pytest.approx(0.976e6, rel=1e-3)
-    assert efficiency.extra_macs("mfvr", diagonal) == pytest.approx(0.668e6, rel=1e-3)
+    full, diagonal = (efficiency.head_of(GRANITE_3B, method) for method in ("fcvr", "mfvr"))
+    assert full.macs(35) == pytest.approx(0.976e6, rel=1e-3)
+    assert diagonal.macs(35) == pytest.approx(0.668e6, rel=1e-3)
     for layers, percent in ((5, 0.55), (10, 1.11), (32, 3.54)):
         assert 100 * efficiency.extra_share(GRANITE_3B, "fcvr", layers) == pytest.approx(percent, abs=0.006)
     assert 100 * efficiency.extra_share(GRANITE_3B, "mfvr", 10) == pytest.approx(0.76, abs=0.006)
-    assert 10 * efficiency.extra_parameters("fcvr", size) == pytest.approx(9.2e6, rel=0.01)
+    assert 10 * efficiency.extra_parameters(full) == pytest.approx(9.2e6, rel=0.01)
 
 
 def test_low_rank_keeps_ten_layers_under_half_a_percent():
@@ -45,7 +44,7 @@ def test_parameters_are_those_of_the_router(method):
     model = tiny_model()
     with bayesianize(model, method) as handle:
         expected = sum(parameter.numel() for parameter in handle.head(0).parameters())
-    assert efficiency.extra_parameters(method, efficiency.head_size(model.config, method=method)) == expected
+    assert efficiency.extra_parameters(efficiency.head_of(model.config, method)) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,9 +62,9 @@ def test_options_of_a_head_count(method, options):
     with bayesianize(model, method, **options) as handle:
         head = handle.head(0)
         expected = sum(parameter.numel() for parameter in head.parameters())
-        size = efficiency.head_size(model.config, method=method, options=head.options())
-    assert efficiency.extra_parameters(method, size) == expected
-    assert size != efficiency.head_size(model.config, method=method)
+        found, default = (efficiency.head_of(model.config, method, given) for given in (head.options(), None))
+    assert efficiency.extra_parameters(found) == expected
+    assert (found.macs(5), expected) != (default.macs(5), efficiency.extra_parameters(default))
 
 
 @pytest.mark.parametrize("family", ["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"])
@@ -82,10 +81,11 @@ def test_macs_are_those_a_counter_counts(family, method):
     with bayesianize(model, method, samples=samples), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(**batch)
     counted = counter.get_total_flops() / 2 / tokens
-    size = efficiency.head_size(config, samples, method=method)
+    macs = efficiency.head_of(config, method).macs(samples)
+    assert macs is not None
     no_product = {"mfvr": samples, "fcvr-lowrank": samples, "vtsr": 1}  # per expert, element by element
     elementwise = no_product.get(method, 0) * config.num_local_experts
-    extra = config.num_hidden_layers * (efficiency.extra_macs(method, size) - elementwise)
+    extra = config.num_hidden_layers * (macs - elementwise)
     experts = config.num_hidden_layers * 3 * config.hidden_size * config.num_experts_per_tok * config.intermediate_size
     expected = efficiency.model_macs(config) + extra + scores
     # some releases of the counter do not know the grouped product
@@ -126,6 +126,14 @@ def test_predictive_costs_what_a_counter_counts(positions, layers):
     assert counted == pytest.approx(formula, rel=0.02)
 
 
-def test_a_method_without_a_formula_is_said():
-    with pytest.raises(UnknownNameError, match="method with a cost formula 'svgd'"):
-        efficiency.extra_macs("svgd", efficiency.head_size(GRANITE_3B))
+class Uncounted(DeterministicRouter):
+    method = "uncounted"
+
+    def macs(self, samples):
+        return BayesianRouter.macs(self, samples)
+
+
+def test_a_method_that_does_not_count_is_said(monkeypatch):
+    monkeypatch.setitem(routers._loaded, "uncounted", Uncounted)
+    with pytest.raises(efficiency.UncountedError, match="'uncounted' does not say what it costs"):
+        efficiency.extra_share(GRANITE_3B, "uncounted", 1)

@@ -22,6 +22,11 @@ class RouterShape:
     n_experts: int
     top_k: int
 
+    @property
+    def weights(self) -> int:
+        """Entries of a router's weight, H·E: also the MACs of one product with it."""
+        return self.hidden_size * self.n_experts
+
 
 @dataclass
 class Posterior(ABC):
@@ -139,6 +144,13 @@ class BayesianRouter(nn.Module, ABC):
         """
         return {}
 
+    def macs(self, samples: int) -> int | None:
+        """Return the MACs per token of one in-router decision over ``samples`` draws; ``None`` where nobody counted.
+
+        Matrix products only: random numbers, softmax, top-k and the native router itself are left out.
+        """
+        return None
+
     def options(self) -> dict[str, Any]:
         """Constructor options that differ between checkpoints (JSON values); scales are saved as tensors."""
         return {}
@@ -160,6 +172,11 @@ def linear(
         else:
             layer.weight.normal_(0.0, std, generator=generator)
     return layer
+
+
+def products(head: nn.Module) -> int:
+    """Return the MACs of one product with each linear layer of ``head``."""
+    return sum(layer.weight.numel() for layer in head.modules() if isinstance(layer, nn.Linear))
 
 
 def positive(name: str, value: float) -> float:

@@ -77,5 +77,8 @@ class EnsembleRouter(BayesianRouter):
         mean = members[0] + (members - members[0]).mean(0)  # exactly the members, when they are all alike
         return Ensemble(mean, members)
 
+    def macs(self, samples: int) -> int:
+        return len(self.weights) * self.shape.weights
+
     def options(self) -> dict[str, Any]:
         return {"members": self.support, "init_std": self.init_std}

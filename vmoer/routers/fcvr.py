@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vmoer.closed_form import expected_softmax
 from vmoer.noise import TokenNoise
-from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive
+from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive, products
 from vmoer.routers.mfvr import bounded, check_trunk
 
 
@@ -91,6 +91,9 @@ class FullCovarianceRouter(BayesianRouter):
         factor = entries.new_zeros(*entries.shape[:-1], experts, experts)
         factor[..., rows, columns] = values
         return factor
+
+    def macs(self, samples: int) -> int:
+        return products(self) + samples * self.shape.n_experts**2
 
     def options(self) -> dict[str, Any]:
         return {"prior_std": self.prior_std, "trunk_width": self.trunk_width, "trunk": self.trunk_kind}

@@ -50,6 +50,9 @@ class LaplaceRouter(WeightRouter):
             "posterior_weight_std": float((self.curvature + self.precision).rsqrt().mean()),
         }
 
+    def macs(self, samples: int) -> int:
+        return self.shape.weights * (1 + samples)
+
     def options(self) -> dict[str, Any]:
         return {"prior_std": self.prior_std}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vmoer.closed_form import expected_softmax
 from vmoer.noise import TokenNoise
-from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive
+from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive, products
 from vmoer.routers.mfvr import bounded, check_trunk
 
 DEFAULT_RANK = 8
@@ -112,6 +112,9 @@ class LowRankRouter(BayesianRouter):
             self.logit_scale * self.prior_std,
             self.noise_scale,
         )
+
+    def macs(self, samples: int) -> int:
+        return products(self) + samples * self.shape.n_experts * (self.rank + 1)
 
     def options(self) -> dict[str, Any]:
         return {"prior_std": self.prior_std, "rank": self.rank, "trunk_width": self.trunk_width}

@@ -68,5 +68,8 @@ class DropoutRouter(BayesianRouter):
         rate = round(self.rate * MASK_STEPS) / MASK_STEPS  # the rate the masks really have
         return DropoutLogits(base_logits + hidden @ weight.T, hidden, weight, rate, self._native, self.noise_scale)
 
+    def macs(self, samples: int) -> int:
+        return self.shape.weights * (1 + 2 * samples)
+
     def options(self) -> dict[str, Any]:
         return {"rate": self.rate}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vmoer.closed_form import expected_softmax
 from vmoer.noise import TokenNoise
-from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive
+from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive, products
 
 #: bounds of log σ relative to the prior's: σ stays within a factor e⁴ of it, so exp can neither overflow nor vanish
 LOG_STD_LIMIT = 4.0
@@ -81,6 +81,9 @@ class MeanFieldRouter(BayesianRouter):
         return DiagonalGaussian(
             base_logits + residual, residual, prior_std * log_std.exp(), prior_std, self.noise_scale
         )
+
+    def macs(self, samples: int) -> int:
+        return products(self) + samples * self.shape.n_experts
 
     def options(self) -> dict[str, Any]:
         return {"prior_std": self.prior_std, "trunk_width": self.trunk_width, "trunk": self.trunk_kind}

@@ -80,5 +80,9 @@ class SwagRouter(WeightRouter):
                 self.weight.copy_(self.average)
         return {"snapshots": float(self.collected)}
 
+    def macs(self, samples: int) -> int:
+        drawn = samples * self.rank * self.shape.n_experts
+        return self.shape.weights * (1 + samples + self.rank) + drawn
+
     def options(self) -> dict[str, Any]:
         return {"prior_std": self.prior_std, "snapshots": self.snapshots, "rank": self.rank}

@@ -49,5 +49,8 @@ class TemperatureRouter(BayesianRouter):
         temperature = self.noise_scale * self.temperature
         return GumbelTopK(base_logits, gate_logits=base_logits, temperature=temperature.expand(base_logits.shape[0]))
 
+    def macs(self, samples: int) -> int:
+        return self.shape.n_experts
+
     def options(self) -> dict[str, Any]:
         return {"temperature": self.temperature}

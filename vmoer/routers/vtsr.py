@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmoer.routers.base import BayesianRouter, RouterShape, linear, positive
+from vmoer.routers.base import BayesianRouter, RouterShape, linear, positive, products
 from vmoer.routers.mfvr import bounded, check_trunk
 from vmoer.routers.temperature import GumbelTopK
 
@@ -92,6 +92,9 @@ class VariationalTemperatureRouter(BayesianRouter):
             gate_logits=base_logits / ratio[:, None],
             temperature=self.noise_scale * self.temperature * ratio,
         )
+
+    def macs(self, samples: int) -> int:
+        return products(self) + self.shape.n_experts
 
     def options(self) -> dict[str, Any]:
         return {"temperature": self.temperature, "prior_std": self.prior_std, "trunk_width": self.trunk_width}
