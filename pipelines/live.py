@@ -31,12 +31,12 @@ from pipelines.uploads import check_prompt
 from pipelines.web import allowed_models
 from store.files import replacing, write_text
 from store.layout import contained
+from vmoer.methods import METHODS
 
 WORKFLOW = "inspection"
 QUEUE = "inspection"
 PROGRESS_EVENT = "progress"
 
-_METHODS = {"fcvr": True, "mfvr": True, "temperature": False}
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{12}")
 _STATUS = {
     "ENQUEUED": "queued",
@@ -202,16 +202,17 @@ def workers(settings: Settings | None = None) -> list[str]:
 
 
 def known_methods(settings: Settings | None = None) -> dict[str, bool]:
-    """Routing methods beside the deterministic one, and whether each has parameters to train.
+    """Return the routing methods beside the deterministic one, and whether each has parameters to train.
 
-    They are those of the worker that started last on this data folder; a few built-in ones where none ever did.
+    They are those of the worker that started last on this data folder, a third party's too; the built-in ones where
+    none ever did.
     """
     settings = settings or load_settings()
     try:
         found = json.loads((settings.home / "workers" / "methods.json").read_text(encoding="utf-8"))
         return {str(name): bool(trainable) for name, trainable in found.items()}
     except (OSError, ValueError, AttributeError):
-        return dict(_METHODS)
+        return {method.name: method.trainable for method in METHODS if method.name != "deterministic"}
 
 
 def publish_methods(methods: Mapping[str, bool], settings: Settings) -> None:

@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from vmoer.methods import has_kl, trainable
+
 if TYPE_CHECKING:
     from pipelines.spec import Spec
 
 _SUFFIX = {"none": "", "non-routing-noise": ".noise"}
 
-#: methods without a KL, so that training them with β = 0 is training them; and those without parameters to train
-WITHOUT_KL = ("temperature", "mcdr", "swagr", "der", "laplace")
-WITHOUT_PARAMETERS = ("temperature",)
 #: controls that average answers over noise which has nothing to do with routing
 NOISE = ("non-routing-noise", "moe-noise")
 #: deterministic rows beside the experiment's own base → the base they answer with
@@ -107,13 +106,14 @@ def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
             if control in spec.controls
         ]
         runs += noise
-        pointless = {"untrained": WITHOUT_PARAMETERS, "beta-zero": WITHOUT_KL}
+        # untrained heads without parameters, or β = 0 without a KL, would repeat the method's own row
+        differs = {"untrained": trainable(method), "beta-zero": has_kl(method)}
         for estimator in spec.estimators:
             samples = {"in-router": spec.samples, "closed-form": 1}.get(estimator, spec.answer_samples)
             heads = [
                 plan(method, estimator, control, samples, *baselines)
                 for control in ("untrained", "beta-zero")
-                if control in spec.controls and method not in pointless[control]
+                if control in spec.controls and differs[control]
             ]
             runs += [*heads, plan(method, estimator, "none", samples, *baselines, *heads, *noise)]
     return runs

@@ -22,7 +22,6 @@ from pipelines.models import Resident
 from pipelines.prompts import likelihood_option, likelihood_prompt
 from pipelines.questions import QuestionSet, load_questions
 from pipelines.routing import encode_batches, router_folder
-from pipelines.runs import WITHOUT_KL
 from pipelines.scoring import tuned_noise
 from pipelines.settings import Settings
 from pipelines.spec import DataSource, FineTuning, Spec, Training
@@ -31,6 +30,7 @@ from vmoer import bayesianize
 from vmoer.adapter import adapt
 from vmoer.learner import Learner, learner_of
 from vmoer.map_routers import fine_tune
+from vmoer.methods import has_kl
 from vmoer.routers.base import routers
 from vmoer.training import train
 from vmoer.training_config import Example, TrainingConfig, TrainingResult, encode
@@ -180,7 +180,7 @@ def _heads(context: Context) -> Iterator[tuple[str, str, Path]]:
     if context.spec.routers.train is None:
         return
     for method in trainable(context.spec):
-        free = "beta-zero" in context.spec.controls and method not in WITHOUT_KL
+        free = "beta-zero" in context.spec.controls and has_kl(method)
         for control in ("none", "beta-zero") if free else ("none",):
             folder = router_folder(context, method, control)
             assert folder is not None

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vmoer.methods import METHODS
 from vmoer.noise import TokenNoise
 from vmoer.registry import Registry
 
@@ -197,17 +198,6 @@ def _check_method(name: str, cls: type[BayesianRouter]) -> None:
 routers: Registry[BayesianRouter] = Registry(
     "method",
     "vmoer.routers",
-    {
-        "deterministic": "vmoer.routers.deterministic:DeterministicRouter",
-        "temperature": "vmoer.routers.temperature:TemperatureRouter",
-        "mcdr": "vmoer.routers.mcdr:DropoutRouter",
-        "swagr": "vmoer.routers.swagr:SwagRouter",
-        "der": "vmoer.routers.der:EnsembleRouter",
-        "laplace": "vmoer.routers.laplace:LaplaceRouter",
-        "mfvr": "vmoer.routers.mfvr:MeanFieldRouter",
-        "fcvr": "vmoer.routers.fcvr:FullCovarianceRouter",
-        "fcvr-lowrank": "vmoer.routers.lowrank:LowRankRouter",
-        "vtsr": "vmoer.routers.vtsr:VariationalTemperatureRouter",
-    },
+    {method.name: method.path for method in METHODS},
     _check_method,
 )
