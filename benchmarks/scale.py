@@ -71,9 +71,12 @@ def unit(quick: bool) -> list[Row]:
     """Processor seconds per million facts of computing, of recording and of writing them, and bytes per fact."""
     import torch
 
-    from pipelines.context import Context
+    from pipelines.context import Inputs
+    from pipelines.preparation.setup import prepare_experiment, prepare_run
     from pipelines.routing import by_size, padded, prompt_of
+    from pipelines.runs import expand
     from pipelines.scoring import token_budget
+    from pipelines.session import Session
     from pipelines.settings import Settings
     from pipelines.spec import parse_spec
     from pipelines.stages import trace
@@ -84,31 +87,31 @@ def unit(quick: bool) -> list[Row]:
     n = 1_000 if quick else 10_000
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        context = Context(
-            parse_spec(experiment(question_file(home, n))), [], Settings(home=home / "data", device="cpu")
-        )
-        run = context.spec.runs()[0]
-        work = Work(context, lambda event, **fields: None)
-        work.begin(run)
-        resident, budget = context.resident, token_budget(context)
+        spec = parse_spec(experiment(question_file(home, n)))
+        session = Session(Inputs(spec, [], Settings(home=home / "data", device="cpu")))
+        prepare_experiment(session)
+        run = expand(spec)[0]
+        work = Work(session, lambda event, **fields: None)
+        work.begin(run, prepare_run(session, run))
+        resident, budget = session.resident, token_budget(session)
         computed = forward = written = 0.0
         facts = 0
-        for batch in trace.plan(context, run):
-            questions = context.sets[0].questions[batch.payload["first"] : batch.payload["last"]]
-            rows = [resident.tokenizer(prompt_of(context, resident.tokenizer, one))["input_ids"] for one in questions]
+        for batch in trace.plan(session, run):
+            questions = session.inputs.sets[0].questions[batch.payload["first"] : batch.payload["last"]]
+            rows = [resident.tokenizer(prompt_of(spec, resident.tokenizer, one))["input_ids"] for one in questions]
             inputs = [padded([rows[place] for place in part], "cpu") for part in by_size(rows, budget)]
             with evaluation(resident.model), torch.inference_mode(), clock() as took:
                 for one in inputs:
                     resident.model(**one, logits_to_keep=1)
             forward += took[0]
             with clock() as took:
-                tables = trace.compute(context, run, batch)
+                tables = trace.compute(session, run, batch)
             computed += took[0]
             with clock() as took:
                 work.write(run, f"trace/{batch.key}", tables)
             written += took[0]
             facts += len(tables["routing"]["position"])
-        paths = list_shards(context.home, "routing", run.run_id)
+        paths = list_shards(session.home, "routing", run.run_id)
         size = sum(path.stat().st_size for path in paths)
     millions = facts / 1e6
     what = f"{MODEL}, {facts:,} facts in {len(paths)} shards, processor time"

@@ -11,13 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.context import Context
-from pipelines.errors import PipelineError, SpecError
-from pipelines.manifests import existing
-from pipelines.routing import part_folder
-from pipelines.runs import RunPlan
-from pipelines.shipped import is_shipped, shipped_part
-from pipelines.spec import Adapter, MapRouters, resolve_path
 from vmoer.adapter import Adapter as ModelAdapter
 from vmoer.adapter import load_adapter
 from vmoer.architectures.fingerprint import fingerprint
@@ -59,40 +52,3 @@ class Base:
         tap = tap_of(self.model)
         routers = json.dumps(fingerprint(tap.sites, tap.shifts), sort_keys=True)
         return {"adapter_sha256": tap.adapter, "routers_sha256": hashlib.sha256(routers.encode()).hexdigest()}
-
-
-def adapter_folder(context: Context) -> Path | None:
-    """Where the experiment's adapter lies, or will lie once it is trained; ``None`` without one."""
-    return None if context.spec.adapter is None else _folder(context, context.spec.adapter, "adapter")
-
-
-def map_folder(context: Context) -> Path | None:
-    """Where the experiment's MAP routers lie, or will lie once they are trained; ``None`` without them."""
-    return None if context.spec.map_routers is None else _folder(context, context.spec.map_routers, "map")
-
-
-def _folder(context: Context, part: Adapter | MapRouters, name: str) -> Path:
-    if part.train is not None:
-        return part_folder(context, name)
-    source = str(part.source)
-    if not is_shipped(source):
-        return resolve_path(source, context.folders)
-    folder = shipped_part(context.spec.model, source, name)
-    if folder is None:
-        raise SpecError(f"{name}: none is {source} for {context.spec.model}; give a folder or {{train: {{data: …}}}}")
-    return folder
-
-
-def check_same_base(context: Context, run: RunPlan, card: dict[str, Any]) -> None:
-    """Refuse a row whose base has the name, but not the weights, of a row that is already there."""
-    for other in context.spec.runs():
-        manifest = existing(context.home, other.run_id) if other.run_id != run.run_id else None
-        stored = manifest.card.get("base") if manifest is not None else None
-        if stored is None or stored["base"] != card["base"]:
-            continue
-        for key, what in (("adapter_sha256", "adapter"), ("routers_sha256", "base routers")):
-            if stored[key] != card[key]:
-                raise PipelineError(
-                    f"run {run.run_id} would be compared with {other.run_id}, but its {what} differ "
-                    f"({str(card[key])[:12]} against {str(stored[key])[:12]}); give the spec another `name`"
-                )

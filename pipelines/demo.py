@@ -9,6 +9,7 @@ from pipelines import console, jobs, serve
 from pipelines.dashboard import check_address
 from pipelines.errors import JobError
 from pipelines.foreground import compute
+from pipelines.runs import expand
 from pipelines.settings import Settings
 from pipelines.spec import Spec, load_spec
 from store.archive import read_archives
@@ -51,7 +52,7 @@ def summary(settings: Settings) -> list[dict[str, Any]]:
     from store import queries
     from store.reader import open_store
 
-    wanted = [run.run_id for name in (FIRST, SECOND) for run in _spec(name, settings).runs()]
+    wanted = [run.run_id for name in (FIRST, SECOND) for run in expand(_spec(name, settings))]
     with open_store(settings.home) as store:
         values = queries.metrics(store, wanted)
         runs = queries.runs(store).set_index("run_id")

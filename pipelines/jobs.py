@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: fixed on purpose: the default of DBOS changes with the code, and a changed version stops recovery
 APPLICATION = "vmoer"
-APPLICATION_VERSION = "1"
+APPLICATION_VERSION = "2"
 WORKFLOW = "experiment"
 PROGRESS_EVENT = "progress"
 ANY_DEVICE = "auto"

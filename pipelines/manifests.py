@@ -12,14 +12,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipelines.context import Context
-from pipelines.errors import DataError
-from pipelines.routing import router_folder
-from pipelines.runs import RunPlan
+from pipelines.context import Inputs
+from pipelines.errors import DataError, PipelineError
+from pipelines.preparation.setup import Setup
+from pipelines.runs import RunPlan, expand
+from pipelines.session import Session
 from pipelines.spec import Spec
 from store import schema
-from store.catalog import RunManifest, delete_shards, now, read_manifest, remove_duplicate_shards, seal, write_manifest
-from store.errors import CorruptShardError, NotFoundError
+from store.catalog import (
+    RunManifest,
+    delete_shards,
+    find_manifest,
+    now,
+    read_manifest,
+    remove_duplicate_shards,
+    seal,
+    write_manifest,
+)
+from store.errors import CorruptShardError
 from store.files import sha256
 from store.layout import shard_path
 from store.redact import redacted
@@ -28,13 +38,13 @@ from store.shards import changed, check_info, display, list_shards, merged_shard
 _PACKAGES = ("vmoer", "torch", "transformers", "numpy", "duckdb", "pyarrow", "dbos", "scikit-learn")
 
 
-def finished(context: Context, run: RunPlan) -> bool:
+def finished(inputs: Inputs, run: RunPlan) -> bool:
     """Whether a run is stored complete; refused when its questions have changed since."""
-    manifest = existing(context.home, run.run_id)
+    manifest = find_manifest(inputs.home, run.run_id)
     if manifest is None or manifest.status != "finished" or not manifest.sealed:
         return False
     stored = {row["dataset"]: row["content_sha256"] for row in manifest.datasets}
-    for item in context.sets:
+    for item in inputs.sets:
         if stored.get(item.name) != item.content_sha256:
             raise DataError(
                 f"question set {item.name!r} has changed since run {run.run_id} was computed; give the spec another "
@@ -43,28 +53,15 @@ def finished(context: Context, run: RunPlan) -> bool:
     return True
 
 
-def existing(home: Path, run_id: str) -> RunManifest | None:
-    """A run's manifest, or ``None`` when it was never begun."""
-    try:
-        return read_manifest(home, run_id)
-    except NotFoundError:
-        return None
-
-
-def begin_run(context: Context, run: RunPlan) -> RunManifest:
+def begin_run(session: Session, run: RunPlan, setup: Setup) -> RunManifest:
     """Write the manifest of a run that starts or goes on; the first start time is kept."""
-    from pipelines.bases import check_same_base
-
-    before = existing(context.home, run.run_id)
+    resident, spec, inputs = session.resident, session.spec, session.inputs
+    check_same_base(inputs, run, setup.base)
+    before = find_manifest(inputs.home, run.run_id)
     if before is None:
-        delete_shards(context.home, run.run_id)
+        delete_shards(inputs.home, run.run_id)
     elif not before.sealed:
-        remove_duplicate_shards(context.home, run.run_id)
-    resident = context.resident
-    spec = context.spec
-    setup = resident.describe(context, run)
-    base = resident.describe_base(context, run)
-    check_same_base(context, run, base)
+        remove_duplicate_shards(inputs.home, run.run_id)
     manifest = RunManifest(
         run_id=run.run_id,
         experiment=run.experiment,
@@ -73,13 +70,13 @@ def begin_run(context: Context, run: RunPlan) -> RunManifest:
         method=run.method,
         estimator=run.estimator,
         control=run.control,
-        layers=setup["layers"],
+        layers=setup.layers,
         samples=run.samples,
         seed=run.seed,
         scoring=spec.scoring,
         dtype=resident.dtype,
         device=resident.device_name,
-        routers=setup["routers"],
+        routers=setup.routers,
         status="running",
         datasets=[
             {
@@ -89,23 +86,38 @@ def begin_run(context: Context, run: RunPlan) -> RunManifest:
                 "n": len(item.questions),
                 "content_sha256": item.content_sha256,
             }
-            for item in context.sets
+            for item in inputs.sets
         ],
         started_at=before.started_at if before else now(),
         card={
             "spec": redacted(spec.canonical()),
             "run": run.to_json(),
-            "routing": setup["card"],
-            "base": base,
-            "normalise": {item.name: item.normalise for item in context.sets},
+            "routing": setup.card,
+            "base": setup.base,
+            "normalise": {item.name: item.normalise for item in inputs.sets},
             "versions": versions(),
             "commit": commit(),
             "python": platform.python_version(),
             "kernels": resident.kernels(),
         },
     )
-    write_manifest(context.home, manifest)
+    write_manifest(inputs.home, manifest)
     return manifest
+
+
+def check_same_base(inputs: Inputs, run: RunPlan, card: dict[str, Any]) -> None:
+    """Refuse a row whose base has the name, but not the weights, of a row that is already there."""
+    for other in expand(inputs.spec):
+        manifest = find_manifest(inputs.home, other.run_id) if other.run_id != run.run_id else None
+        stored = manifest.card.get("base") if manifest is not None else None
+        if stored is None or stored["base"] != card["base"]:
+            continue
+        for key, what in (("adapter_sha256", "adapter"), ("routers_sha256", "base routers")):
+            if stored[key] != card[key]:
+                raise PipelineError(
+                    f"run {run.run_id} would be compared with {other.run_id}, but its {what} differ "
+                    f"({str(card[key])[:12]} against {str(stored[key])[:12]}); give the spec another `name`"
+                )
 
 
 def remove_stale_shards(home: Path, run_id: str, expected: set[tuple[str, str]]) -> None:
@@ -123,18 +135,18 @@ def remove_stale_shards(home: Path, run_id: str, expected: set[tuple[str, str]])
                 path.unlink()
 
 
-def seal_run(context: Context, run: RunPlan) -> None:
+def seal_run(inputs: Inputs, run: RunPlan) -> None:
     """Mark a run finished, with the hashes of the shards it has."""
-    tokens = sum(read_info(path).rows for path in list_shards(context.home, "tokens", run.run_id))
-    card = _with_weights(context, run, read_manifest(context.home, run.run_id).card)
-    seal(context.home, run.run_id, status="finished", error=None, ended_at=now(), n_tokens=tokens or None, card=card)
+    tokens = sum(read_info(path).rows for path in list_shards(inputs.home, "tokens", run.run_id))
+    card = _with_weights(inputs, run, read_manifest(inputs.home, run.run_id).card)
+    seal(inputs.home, run.run_id, status="finished", error=None, ended_at=now(), n_tokens=tokens or None, card=card)
 
 
-def _with_weights(context: Context, run: RunPlan, card: dict[str, Any]) -> dict[str, Any]:
+def _with_weights(inputs: Inputs, run: RunPlan, card: dict[str, Any]) -> dict[str, Any]:
     """The card with the hash of the routers a run has used; when it began they may not have been trained yet."""
     if run.deterministic or run.noisy or run.control == "untrained":
         return card
-    folder = router_folder(context, run.method, run.control)
+    folder = inputs.parts.routers(run.method, run.control)
     if folder is None:
         return card
     return {**card, "routing": {**card["routing"], "checkpoint_sha256": sha256(folder / "routers.safetensors")}}
@@ -142,7 +154,7 @@ def _with_weights(context: Context, run: RunPlan, card: dict[str, Any]) -> dict[
 
 def end_run(home: Path, run_id: str, status: str, reason: str | None) -> None:
     """Mark a run that stopped before its end; a run that never began is left alone."""
-    manifest = existing(home, run_id)
+    manifest = find_manifest(home, run_id)
     if manifest is not None and manifest.status != "finished":
         write_manifest(home, replace(manifest, status=status, error=reason, ended_at=now()))
 
@@ -154,8 +166,8 @@ def recheck(home: Path, spec: Spec) -> list[str]:
     and nothing in it can be trusted. Merged shards that do not say which steps their rows came from go with it.
     """
     found = []
-    for run in spec.runs():
-        manifest = existing(home, run.run_id)
+    for run in expand(spec):
+        manifest = find_manifest(home, run.run_id)
         if manifest is None or not manifest.sealed:
             continue
         lost = dict(_lost(home, manifest))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 import vmoer
-from pipelines.bases import Base, adapter_folder, map_folder
-from pipelines.context import Context
-from pipelines.errors import SpecError
-from pipelines.manifests import existing
-from pipelines.routing import encode_batches, resolve_layers, router_folder
-from pipelines.runs import RunPlan
+from pipelines.bases import Base
 from pipelines.settings import Settings
-from pipelines.spec import Spec, resolve_path
 from vmoer.architectures import RouterSite
-from vmoer.controls import MoeNoise, final_state_noise
+from vmoer.controls import MoeNoise
 from vmoer.handle import Handle
 from vmoer.models import model_identity
-from vmoer.routers.base import routers
 from vmoer.tap import tap_of
 
 _LOADED: dict[tuple[str, str, str], Resident] = {}
@@ -44,14 +36,6 @@ class Applied:
     def sampler(self) -> Handle | MoeNoise | None:
         """What is sampled in the layers, if anything."""
         return self.handle if self.handle is not None else self.noise
-
-
-def resident(
-    spec: Spec, folders: Sequence[str], settings: Settings, report: Callable[[int, int, str], None]
-) -> Resident:
-    """The spec's model, loaded once per process (built first, if it has to be); another model takes its place."""
-    path = resolve_path(spec.model, folders)
-    return kept(str(path.absolute()) if os.path.isdir(path) else spec.model, spec.dtype, settings, report)
 
 
 def kept(source: str, dtype_name: str, settings: Settings, report: Callable[[int, int, str], None]) -> Resident:
@@ -74,8 +58,6 @@ def kept(source: str, dtype_name: str, settings: Settings, report: Callable[[int
 
 def load(source: str, **arguments: Any) -> tuple[Any, Any]:
     """:func:`vmoer.load_model` without the bars that transformers prints over ours."""
-    from transformers.utils import logging
-
     logging.disable_progress_bar()
     return vmoer.load_model(source, **arguments)
 
@@ -88,8 +70,8 @@ class Resident:
         self.tokenizer = tokenizer
         self.source = source
         self.base = Base(model)
-        self._run_id: str | None = None
-        self._applied = Applied()
+        self._holder: object = None
+        self._applied: Applied | None = None
 
     @cached_property
     def sites(self) -> list[RouterSite]:
@@ -123,125 +105,26 @@ class Resident:
         return model_identity(self.model, self.source)
 
     @contextmanager
-    def native(self, context: Context | None = None, base: str | None = None) -> Iterator[Any]:
-        """The model without Bayesian routers: as it was loaded, or with the base of an experiment."""
-        self.clear()
-        self._put_base(context, base)
+    def native(self) -> Iterator[Any]:
+        """Yield the model as it was loaded: without Bayesian routers, adapter and MAP routers."""
+        self.put(None, None)
         yield self.model
+
+    def put(self, adapter: Path | None, map_routers: Path | None) -> None:
+        """Take the routers of the last run off, and have exactly this adapter and these MAP routers on the model."""
+        self.clear()
+        self.base.put(adapter, map_routers)
 
     def clear(self) -> None:
         """Take the routers of the last run off; the base stays until another is asked for."""
-        if self._applied.handle is not None:
+        if self._applied is not None and self._applied.handle is not None:
             self._applied.handle.restore()
-        self._run_id, self._applied = None, Applied()
+        self._holder = self._applied = None
 
-    def _put_base(self, context: Context | None, base: str | None = None) -> None:
-        """Put the adapter and routers of a base on the model; what is not trained yet is trained first."""
-        base = base or (context.spec.base if context is not None else "unadapted")
-        if context is None or base == "unadapted":
-            self.base.put(None, None)
-            return
-        from pipelines.train import ensure_adapter, ensure_map_routers
+    def keep(self, holder: object, applied: Applied) -> None:
+        """Leave the routers of a run on the model until :meth:`clear`; ``holder`` says whose they are."""
+        self._holder, self._applied = holder, applied
 
-        adapter = adapter_folder(context)
-        if adapter is not None and context.spec.adapter is not None and context.spec.adapter.train is not None:
-            ensure_adapter(context, self, adapter)
-        wanted = map_folder(context) if base == "map" else None
-        if wanted is not None and context.spec.map_routers is not None and context.spec.map_routers.train is not None:
-            ensure_map_routers(context, self, wanted)
-        self.base.put(adapter, wanted)
-
-    def applied(self, context: Context, run: RunPlan) -> Applied:
-        """Put a run's routers on the model (once; they stay until another run comes)."""
-        if self._run_id != run.run_id:
-            self.clear()
-            self._put_base(context, run.base(context.spec))
-            manifest = existing(context.home, run.run_id)
-            card = manifest.card["routing"] if manifest is not None else {}
-            self._applied = self._apply(context, run, card)
-            self._run_id = run.run_id
-        return self._applied
-
-    def _apply(self, context: Context, run: RunPlan, card: dict[str, Any]) -> Applied:
-        if run.control == "non-routing-noise":
-            return Applied(expand=final_state_noise(self.model, card["noise_scale"], run.samples, run.seed))
-        if run.control == "moe-noise":
-            layers = self.layers_of(context, run.method)
-            return Applied(noise=MoeNoise(self.model, layers, card["noise_scale"], run.seed))
-        if run.deterministic:
-            return Applied()
-        return Applied(handle=self.handle(context, run, card))
-
-    def handle(self, context: Context, run: RunPlan, card: dict[str, Any] | None = None) -> Handle:
-        """A fresh active handle for a Bayesian run, on the base that is on the model; the caller restores it.
-
-        ``card`` is what :meth:`describe` said of the run, once it has.
-        """
-        card = card or {}
-        folder = router_folder(context, run.method, run.control)
-        if context.spec.routers.train is not None and folder is not None and run.control != "untrained":
-            from pipelines.train import train_method
-
-            train_method(context, self, run.method, folder, context.report, control=run.control)
-        if folder is not None and run.control != "untrained":
-            return vmoer.load_routers(self.model, folder, samples=run.samples, estimator=run.estimator, seed=run.seed)
-        chosen = card["layers"] if "layers" in card else self.layers_of(context, run.method)
-        saved = {} if folder is None or context.spec.routers.train is not None else _saved_options(folder)
-        options = {**saved, **context.spec.options.get(run.method, {})}
-        handle = vmoer.bayesianize(
-            self.model,
-            method=run.method,
-            layers=chosen,
-            samples=run.samples,
-            estimator=run.estimator,
-            seed=run.seed,
-            calibration=encode_batches(context, self, limit=32),
-            **options,
-        )
-        if "noise_factor" in card:
-            handle.scale_noise(card["noise_factor"])
-        return handle
-
-    def layers_of(self, context: Context, method: str) -> list[int]:
-        """The layers a method's routers sit in: the checkpoint's, else as the spec asks (measured once)."""
-        return list(context.remember(f"layers {method}", lambda: resolve_layers(context, self, method)))
-
-    def describe_base(self, context: Context, run: RunPlan) -> dict[str, Any]:
-        """Which base a run answers with, and the hashes of its weights."""
-        name = run.base(context.spec)
-        with self.native(context, name):
-            return {"base": name, **self.base.identity()}
-
-    def describe(self, context: Context, run: RunPlan) -> dict[str, Any]:
-        """What the manifest says about a run's routing: ``layers``, ``routers`` (their source) and ``card``."""
-        if run.deterministic:
-            return {"layers": [], "routers": None, "card": {}}
-        layers = self.layers_of(context, run.method)
-        if run.noisy:
-            from pipelines.noise_control import matched_noise
-
-            before = existing(context.home, run.run_id)
-            card = before.card["routing"] if before is not None else matched_noise(context, self, run)
-            return {"layers": [], "routers": None, "card": card}
-        trained = routers.get(run.method).trainable
-        source: str | None = context.spec.routers.source or "trained by this spec"
-        if not trained:
-            source = None
-        elif run.control == "untrained":
-            source = "as initialised"
-        elif run.control == "beta-zero":
-            source = f"{source}, with β = 0"
-        card = {"layers": layers, "options": context.spec.options.get(run.method, {})}
-        if run.control == "untrained":
-            from pipelines.noise_control import tuned_untrained
-
-            return {"layers": layers, "routers": source, "card": {**card, **tuned_untrained(context, self, run)}}
-        return {"layers": layers, "routers": source, "card": card}
-
-
-def _saved_options(folder: Path) -> dict[str, Any]:
-    try:
-        options = json.loads((folder / "routers.json").read_text(encoding="utf-8"))["options"]
-    except (OSError, ValueError, KeyError):
-        raise SpecError(f"routers: {folder.name} is not a router checkpoint") from None
-    return dict(options)
+    def applied(self, holder: object) -> Applied | None:
+        """Return what ``holder`` has on the model; ``None`` when something else is on it."""
+        return self._applied if self._holder == holder else None

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import DataError
+from pipelines.runs import expand
 from pipelines.settings import Settings, load_settings
 from pipelines.spec import DataSource, Role, Spec, resolve_path
+from pipelines.stage_table import UNANSWERED
 from pipelines.uploads import parse_prompts
 
-#: what prompts without answers are good for
-UNANSWERED_STAGES = ("trace", "susceptibility")
 COLUMNS = ("id", "question", "choices", "answer")
 _PARQUET_MAGIC = b"PAR1"
 
@@ -77,14 +77,14 @@ def load_all(spec: Spec, folders: Sequence[str] = (), settings: Settings | None 
         load_questions(source, role, folders, settings=settings, normalise=spec.normalise)
         for role, source in spec.data.by_role()
     ]
-    asks: list[str] = [stage for stage in spec.stages if stage not in UNANSWERED_STAGES]
+    asks: list[str] = [stage for stage in spec.stages if stage not in UNANSWERED]
     asks += ["train"] if spec.trains else []
-    asks += ["controls"] if any(run.noisy for run in spec.runs()) else []
+    asks += ["controls"] if any(run.noisy for run in expand(spec)) else []
     for item in sets:
         if asks and not item.questions[0].answered:
             raise DataError(
                 f"{item.source} holds prompts without answers, and {asks[0]} needs answers; use `stages: "
-                f"[{', '.join(UNANSWERED_STAGES)}]` and `controls: []`, or give questions with choices"
+                f"[{', '.join(UNANSWERED)}]` and `controls: []`, or give questions with choices"
             )
     names = [item.name for item in sets]
     for name in names:

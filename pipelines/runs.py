@@ -6,12 +6,10 @@ import hashlib
 import re
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipelines.spec import Spec
 from vmoer.methods import has_kl, trainable
-
-if TYPE_CHECKING:
-    from pipelines.spec import Spec
 
 _SUFFIX = {"none": "", "non-routing-noise": ".noise"}
 
@@ -117,3 +115,10 @@ def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
             ]
             runs += [*heads, plan(method, estimator, "none", samples, *baselines, *heads, *noise)]
     return runs
+
+
+def run_label(run: RunPlan) -> str:
+    """Return what a progress line calls a run."""
+    control = "" if run.control == "none" else f" ({run.control})"
+    estimator = "" if run.estimator == "none" else f" {run.estimator}"
+    return f"{run.model} {run.method}{estimator}{control}"

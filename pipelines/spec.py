@@ -15,13 +15,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipelines import yamlfile
 from pipelines.errors import SpecError
 from pipelines.explain import explain
-from pipelines.runs import RunPlan, expand
 from pipelines.settings import Settings, load_settings
+from pipelines.stage_table import DEFAULT, LISTED
 
-Stage = Literal["trace", "susceptibility", "leverage", "evaluate", "ood", "efficiency"]
 Estimator = Literal["in-router", "closed-form", "predictive"]
 Control = Literal["untrained", "beta-zero", "non-routing-noise", "moe-noise"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 CONTROLS: tuple[Control, ...] = get_args(Control)
 Role = Literal["in-distribution", "near-ood", "far-ood", "validation"]
 
@@ -241,10 +239,10 @@ class Spec(_Part):
     scoring: Literal["likelihood", "letter"] = "likelihood"
     normalise: bool = True
     stages: Annotated[
-        list[Stage],
+        list[Literal[*LISTED]],  # type: ignore[valid-type]
         Field(min_length=1),
         BeforeValidator(_distinct),
-    ] = [stage for stage in STAGES if stage != "efficiency"]
+    ] = list(DEFAULT)
     noise: Noise = Noise()
     leverage: Leverage = Leverage()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -291,10 +289,6 @@ class Spec(_Part):
         """The identity: 16 hex digits of the SHA-256 over the canonical JSON."""
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def runs(self, model_name: str | None = None) -> list[RunPlan]:
-        """The runs of the experiment, the deterministic baseline first; ``model_name`` overrides the name shown."""
-        return expand(self, model_name)
 
 
 def parse_spec(values: dict[str, Any]) -> Spec:

@@ -21,17 +21,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import Any
 
-from pipelines.context import Context
+from pipelines.context import Inputs
 from pipelines.errors import PipelineError
 from pipelines.room import met_full_disk
 from pipelines.runs import RunPlan
 from pipelines.scratch import Scratch
+from pipelines.session import Session
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
-from pipelines.stages import AFTER_OTHERS, Batch
+from pipelines.stage_table import BY_NAME
+from pipelines.stages import Batch
 from pipelines.work import Batches, Work
 from store.errors import StoreError, WriteError
 from vmoer.errors import VmoerError
@@ -47,13 +48,19 @@ _OBJECT_STORE_BYTES = 100_000_000
 Tasks = dict[tuple[str, str], dict[str, Any]]
 
 
-def batch_tasks(runs: Sequence[RunPlan], batches: Batches, after_others: bool) -> Tasks:
+def batch_tasks(runs: Sequence[RunPlan], batches: Batches, layers: dict[str, list[int]], after_others: bool) -> Tasks:
     """The batches of the stages that read other stages' shards, or of those that read none."""
     return {
-        (run.run_id, f"{name}/{row['key']}"): {"do": "batch", "run": run.to_json(), "stage": name, "batch": row}
+        (run.run_id, f"{name}/{row['key']}"): {
+            "do": "batch",
+            "run": run.to_json(),
+            "stage": name,
+            "batch": row,
+            "layers": layers,
+        }
         for run in runs
         for name, rows in batches[run.run_id].items()
-        if (name in AFTER_OTHERS) == after_others
+        if BY_NAME[name].after_others == after_others
         for row in rows
     }
 
@@ -66,18 +73,24 @@ def check_ray() -> None:
         raise PipelineError("engine ray needs Ray: pip install -c constraints.txt -e '.[ray]'") from None
 
 
-class Spread:
-    """A Ray session for one execution of an experiment: started here, or joined at ``settings.ray_address``."""
+class RayCluster:
+    """A Ray session for one execution of an experiment, started here or joined at ``settings.ray_address``.
+
+    It begins with the first :meth:`map`, and again with the first after :meth:`close`.
+    """
 
     def __init__(self, request: dict[str, Any], settings: Settings) -> None:
         self._request = request
         self._on_gpu = settings.device.startswith("cuda")
         # Ray shows each actor its own GPU as the only one
         self._settings = replace(settings, device="cuda") if self._on_gpu else settings
-        self.actors = 0
+        self._actors = 0
         self._stack = ExitStack()
 
-    def __enter__(self) -> Spread:
+    def start(self) -> int:
+        """Begin the session unless it has begun; returns the number of its actors."""
+        if self._actors:
+            return self._actors
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -96,24 +109,23 @@ class Spread:
                 **quiet,
             )
         there = math.floor(ray.cluster_resources().get("GPU" if self._on_gpu else "CPU", 0))
-        self.actors = self._settings.actors or there
-        if not 0 < self.actors <= there:
-            self._stack.close()
+        wanted = self._settings.actors or there
+        if not 0 < wanted <= there:
+            self.close()
             kind = "GPU" if self._on_gpu else "processor"
             raise PipelineError(
-                f"engine ray found {there} {kind}s for {self.actors or 'its'} actors; set VMOER_ACTORS, or "
+                f"engine ray found {there} {kind}s for {wanted or 'its'} actors; set VMOER_ACTORS, or "
                 "VMOER_RAY_ADDRESS of a larger cluster"
             )
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+        self._actors = wanted
+        return wanted
 
     def close(self) -> None:
-        """End the session and its actors, and with them what they hold of memory and disk."""
+        """Shut Ray down and free its memory and scratch folders."""
+        self._actors = 0
         self._stack.close()
 
-    def map(self, tasks: Sequence[dict[str, Any]], actors: int | None = None) -> Iterator[dict[str, Any]]:
+    def map(self, tasks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Do tasks on actors and yield their answers as they come; a task that failed raises its error here.
 
         A task is ``do`` with what :class:`Actor` needs for it. An answer holds ``notes`` (lines for the job's log),
@@ -124,7 +136,7 @@ class Spread:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        size = min(actors or self.actors, len(tasks))
+        size = min(self.start(), len(tasks))
         rows = [{"task": json.dumps({**task, "request": self._request})} for task in tasks]
         actor: Any = Actor
         answers = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)).map_batches(
@@ -181,14 +193,16 @@ class Actor:
                 scratch = Scratch()
                 weakref.finalize(self, scratch.remove)
                 settings = replace(settings, home=scratch.path)
-            context = Context(parse_spec(request["spec"]), request["folders"], settings)
-            context.note = partial(self._note, mended=False)
-            self._work, self._experiment = Work(context, self._note), request["experiment"]
+            inputs = Inputs(parse_spec(request["spec"]), request["folders"], settings)
+            session = Session(inputs, note=partial(self._note, mended=False))
+            self._work, self._experiment = Work(session, self._note), request["experiment"]
         return self._work
 
     def _do(self, task: dict[str, Any], work: Work) -> dict[str, Any]:
         if task["do"] == "prepare":
-            return {"batches": work.prepare([RunPlan.from_json(run) for run in task["runs"]])}
+            batches = work.prepare_all([RunPlan.from_json(run) for run in task["runs"]])
+            return {"batches": batches, "layers": work.session.layers}
+        work.session.layers = task["layers"]
         run, batch = RunPlan.from_json(task["run"]), Batch(**task["batch"])
         computed = work.ensure(run, task["stage"], batch)
         return {"run_id": run.run_id, "stage": task["stage"], "batch": batch.to_json(), "computed": computed}

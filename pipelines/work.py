@@ -13,12 +13,15 @@ from typing import Any
 import torch
 
 from pipelines import stages
-from pipelines.context import Context
 from pipelines.errors import DataError
 from pipelines.exchange import Exchange
-from pipelines.manifests import begin_run, existing
-from pipelines.runs import RunPlan
+from pipelines.manifests import begin_run
+from pipelines.preparation.setup import Setup, prepare_experiment, prepare_run
+from pipelines.runs import RunPlan, expand
+from pipelines.session import Session
+from pipelines.stage_table import BY_NAME
 from pipelines.stages import Batch
+from store.catalog import find_manifest
 from store.errors import StoreError
 from store.layout import shard_path
 from store.shards import check_info, check_pages, merged_shards, shard_name, write_shard
@@ -31,25 +34,25 @@ Batches = dict[str, dict[str, list[dict[str, Any]]]]
 class Work:
     """The work of one experiment in this process; ``warn(event, **fields)`` is told what had to be mended."""
 
-    def __init__(self, context: Context, warn: Callable[..., None]) -> None:
-        self.context = context
+    def __init__(self, session: Session, warn: Callable[..., None]) -> None:
+        self.session = session
         self.warn = warn
         #: ``(run id, key)`` of the batches whose shards this execution wrote or read through: not read again
         self.checked: set[tuple[str, str]] = set()
         #: ``(table, run id)`` → which merged shard holds the rows of a shard that compacting replaced
         self._merged: dict[tuple[str, str], dict[str, Path]] = {}
         self._read: set[Path] = set()  # merged shards that were read through
-        settings = context.settings
+        settings = session.inputs.settings
         #: with engine ray, where no folder is shared
         self.exchange = (
-            Exchange(settings.shards_url, context.home) if settings.shards_url and settings.engine == "ray" else None
+            Exchange(settings.shards_url, session.home) if settings.shards_url and settings.engine == "ray" else None
         )
 
     def plan(self, runs: Sequence[RunPlan]) -> Batches:
         """Every batch of every stage of the given runs."""
         return {
             run.run_id: {
-                name: [batch.to_json() for batch in stages.stage(name).plan(self.context, run)]
+                name: [batch.to_json() for batch in stages.stage(name).plan(self.session, run)]
                 for name in self.stages(run)
             }
             for run in runs
@@ -57,26 +60,25 @@ class Work:
 
     def stages(self, run: RunPlan) -> list[str]:
         """The stages a run has, in order."""
-        spec = self.context.spec
+        spec = self.session.spec
         wanted = [*spec.stages, *(["train"] if spec.trains else [])]
-        return [name for name in stages.MODULES if name in wanted and stages.stage(name).applies(run)]
+        return [name for name in BY_NAME if name in wanted and stages.stage(name).applies(run)]
 
-    def begin(self, run: RunPlan) -> None:
+    def begin(self, run: RunPlan, setup: Setup) -> None:
         """Write the manifest of a run that starts or goes on."""
-        begin_run(self.context, run)
+        begin_run(self.session, run, setup)
 
-    def prepare(self, runs: Sequence[RunPlan]) -> Batches:
-        """Plan and begin the given runs and train their routers, which is done before many processes share them."""
+    def prepare_all(self, runs: Sequence[RunPlan]) -> Batches:
+        """Prepare, plan and begin the given runs, which is done before many processes share them."""
+        prepare_experiment(self.session)
         planned = self.plan(runs)
         if self.exchange is not None:
-            for known in self.context.spec.runs():  # to go on with, and to compare the base with
+            for known in expand(self.session.spec):  # to go on with, and to compare the base with
                 self.exchange.fetch_manifest(known.run_id)
         for run in runs:
-            self.begin(run)
+            self.begin(run, prepare_run(self.session, run))
             if self.exchange is not None:
                 self.exchange.send_manifest(run.run_id)
-            for row in planned[run.run_id].get("train", []):
-                self.ensure(run, "train", Batch(**row))
         return planned
 
     def ensure(self, run: RunPlan, name: str, batch: Batch) -> bool:
@@ -89,9 +91,9 @@ class Work:
         if not missing:
             self.checked.add((run.run_id, key))
             return False
-        self.context.remember(f"inputs of {run.run_id}", lambda: self._check_inputs(run))
+        self.session.remember(f"inputs of {run.run_id}", lambda: self._check_inputs(run))
         try:
-            computed = module.compute(self.context, run, batch)
+            computed = module.compute(self.session, run, batch)
         except torch.OutOfMemoryError as error:
             raise exhausted(f"stage {name}", error) or error from None
         if set(computed) != set(module.TABLES):
@@ -106,11 +108,11 @@ class Work:
     def write(self, run: RunPlan, key: str, tables: Mapping[str, Any]) -> None:
         """Write one shard per table."""
         for table, data in tables.items():
-            write_shard(self.context.home, table, run.run_id, key, data)
+            write_shard(self.session.home, table, run.run_id, key, data)
 
     def _fetched(self, exchange: Exchange, run: RunPlan, name: str, key: str, missing: list[str]) -> list[str]:
         """Which of the missing tables are not to be had from elsewhere either."""
-        if existing(self.context.home, run.run_id) is None:
+        if find_manifest(self.session.home, run.run_id) is None:
             exchange.fetch_manifest(run.run_id)
         self.checked.discard((run.run_id, key))  # what comes from elsewhere is read through here
         left = [
@@ -118,12 +120,12 @@ class Work:
             for table in missing
             if not exchange.fetch(table, run.run_id, shard_name(key)) or not self._sound(table, run.run_id, key)
         ]
-        if left and name in stages.AFTER_OTHERS:
+        if left and BY_NAME[name].after_others:
             exchange.fetch_run(run.run_id)
         return left
 
     def _sound(self, table: str, run_id: str, key: str) -> bool:
-        path = shard_path(self.context.home, table, run_id, shard_name(key))
+        path = shard_path(self.session.home, table, run_id, shard_name(key))
         merged = None if path.exists() else self._merged_with(path.name, table, run_id)
         path = merged or path
         if not path.exists() or (run_id, key) in self.checked or path in self._read:
@@ -144,15 +146,15 @@ class Work:
         """The merged shard that holds the rows of one that is not there by itself, if there is one."""
         place = (table, run_id)
         if place not in self._merged:
-            self._merged[place] = merged_shards(self.context.home, table, run_id)
+            self._merged[place] = merged_shards(self.session.home, table, run_id)
         return self._merged[place].get(shard)
 
     def _check_inputs(self, run: RunPlan) -> None:
         """Refuse to add to a run what this process would compute from other weights or questions than it began with."""
-        manifest = existing(self.context.home, run.run_id)
+        manifest = find_manifest(self.session.home, run.run_id)
         if manifest is None:
             return
-        resident = self.context.resident
+        resident = self.session.resident
         model, dtype = resident.identity["weights_sha256"], resident.dtype
         if (model, dtype) != (manifest.model["weights_sha256"], manifest.dtype):
             raise DataError(
@@ -160,7 +162,7 @@ class Work:
                 "process has; give every machine the same model"
             )
         began = {row["dataset"]: row["content_sha256"] for row in manifest.datasets}
-        for item in self.context.sets:
+        for item in self.session.inputs.sets:
             if began.get(item.name) != item.content_sha256:
                 raise DataError(
                     f"question set {item.name!r} is not the one run {run.run_id} was begun with; give every machine "

@@ -97,6 +97,14 @@ def read_manifest(home: layout.Home, run_id: str) -> RunManifest:
         raise CorruptStoreError(f"manifest runs/{path.name} cannot be read: {error}") from error
 
 
+def find_manifest(home: layout.Home, run_id: str) -> RunManifest | None:
+    """Return the manifest of a run, or ``None`` for a run that was never begun."""
+    try:
+        return read_manifest(home, run_id)
+    except NotFoundError:
+        return None
+
+
 def parse_manifest(content: bytes, run_id: str) -> RunManifest:
     """Return the manifest of ``run_id`` from the bytes of its file; raise ``CorruptStoreError`` for damaged ones."""
     name = f"manifest runs/{layout.check_run_id(run_id)}.json"

@@ -17,20 +17,14 @@ from app.components.text import counted, plain, prose, sentence
 from app.data import Data, open_data
 from pipelines import jobs, live, web
 from pipelines.errors import PipelineError
+from pipelines.runs import expand
 from pipelines.settings import Settings
 from pipelines.shipped import shipped_methods
-from pipelines.spec import CONTROLS, STAGES, DataSource, Estimator, Spec, parse_spec
+from pipelines.spec import CONTROLS, DataSource, Estimator, Spec, parse_spec
+from pipelines.stage_table import BY_NAME, LISTED
 from store import schema
 from store.archive import SUFFIX
 
-_STAGES = {
-    "trace": "trace: every routing decision",
-    "susceptibility": "susceptibility: which layers noise changes",
-    "leverage": "leverage: where routing matters",
-    "evaluate": "evaluate: accuracy and calibration",
-    "ood": "ood: which score notices other questions",
-    "efficiency": "efficiency: what a run costs",
-}
 _SHIPPED, _UNTRAINED, _TRAIN = "shipped", "untrained heads", "train them first"
 
 
@@ -73,9 +67,9 @@ def spec_form(limits: Settings) -> dict[str, Any]:
     values["data"] = _data(sets, inside, near, far, validation, limit)
     values["stages"] = st.multiselect(
         "Stages",
-        list(STAGES),
+        list(LISTED),
         default=["trace", "evaluate"],
-        format_func=lambda name: _STAGES.get(name, name),
+        format_func=lambda name: BY_NAME[name].title,
         key="job.stages",
     )
     shipped = shipped_methods(values["model"])
@@ -177,7 +171,7 @@ def start(limits: Settings) -> str | None:
         st.error(prose(sentence(str(error))), title="Not a valid experiment yet")
         return None
     text = as_yaml(spec)
-    runs = spec.runs()
+    runs = expand(spec)
     st.caption(plain(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {', '.join(run.run_id for run in runs)}"))
     st.caption(plain(scale_of(spec, open_data(limits.home))))
     same = jobs.unfinished(spec.experiment, limits)

@@ -61,8 +61,8 @@ def train(
     json_: Json = False,
 ) -> None:
     """Train what a spec describes (`train:` in adapter, map_routers or routers) and write safetensors checkpoints."""
+    from pipelines.preparation.command import train_all
     from pipelines.spec import load_spec, places
-    from pipelines.train import train_all
 
     settings = replace(load_settings(), device=device)
     if dtype not in ("float32", "bfloat16"):

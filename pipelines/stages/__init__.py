@@ -4,37 +4,25 @@ A stage module has
 
 * ``TABLES``: the tables that every batch writes,
 * ``applies(run)``: whether a run has this stage,
-* ``plan(context, run) -> list[Batch]``: its batches, the same whenever it is asked,
-* ``compute(context, run, batch) -> {table: columns}``: pure; the engine writes,
-* ``summarise(context, run) -> {table: columns}``: result tables computed from the run's own shards.
+* ``plan(session, run) -> list[Batch]``: its batches, the same whenever it is asked,
+* ``compute(session, run, batch) -> {table: columns}``: pure; the engine writes,
+* ``summarise(session, run) -> {table: columns}``: result tables computed from the run's own shards.
+
+Which stages there are stands in the table of stages (:mod:`pipelines.stage_table`).
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from pipelines.context import Context
-    from pipelines.runs import RunPlan
+from pipelines.runs import RunPlan
+from pipelines.session import Session
+from pipelines.stage_table import BY_NAME
 
 Columns = Mapping[str, Any]
-
-#: name → module, in the order a run does them; specs list all but ``train``, which follows from `routers`
-MODULES = {
-    "train": "pipelines.stages.train",
-    "trace": "pipelines.stages.trace",
-    "susceptibility": "pipelines.stages.susceptibility",
-    "leverage": "pipelines.stages.leverage",
-    "evaluate": "pipelines.stages.evaluate",
-    "ood": "pipelines.stages.ood",
-    "efficiency": "pipelines.stages.efficiency",
-}
-
-#: stages computed from the shards of the others, which must be there before
-AFTER_OTHERS = ("ood",)
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,7 @@ class Batch:
     payload: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, for the record of the plan step."""
+        """Return plain JSON values, for the record of the plan step."""
         return asdict(self)
 
 
@@ -56,11 +44,16 @@ class Stage(Protocol):
     TABLES: tuple[str, ...]
 
     def applies(self, run: RunPlan) -> bool: ...
-    def plan(self, context: Context, run: RunPlan) -> list[Batch]: ...
-    def compute(self, context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]: ...
-    def summarise(self, context: Context, run: RunPlan) -> Mapping[str, Columns]: ...
+    def plan(self, session: Session, run: RunPlan) -> list[Batch]: ...
+    def compute(self, session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Columns]: ...
+    def summarise(self, session: Session, run: RunPlan) -> Mapping[str, Columns]: ...
 
 
 def stage(name: str) -> Stage:
-    """The module of a stage."""
-    return importlib.import_module(MODULES[name])
+    """Return the module of a stage."""
+    return importlib.import_module(BY_NAME[name].module)
+
+
+def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return rows as columns; ``{}`` for none."""
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from pipelines.context import Context, columns
 from pipelines.routing import encode_batches, prompt_of
 from pipelines.runs import RunPlan
 from pipelines.scoring import answer_texts
-from pipelines.stages import Batch, Columns
+from pipelines.session import Session
+from pipelines.stages import Batch, Columns, columns
 from vmoer.cost import counted_flops, decode_seconds, peak_bytes, prefill_seconds
 from vmoer.efficiency import UncountedError, counted, extra_parameters, model_macs, predictive_ratio
 from vmoer.forward.modes import evaluation
@@ -34,15 +34,15 @@ def applies(run: RunPlan) -> bool:
     return run.control == "none" and not run.deterministic
 
 
-def plan(context: Context, run: RunPlan) -> list[Batch]:
+def plan(session: Session, run: RunPlan) -> list[Batch]:
     return [Batch("all", QUESTIONS)]
 
 
-def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
-    resident = context.resident
-    handle = resident.applied(context, run).handle
-    prompts = encode_batches(context, resident, QUESTIONS, context.in_distribution.name)[0]
-    rows = _formulas(context, run, handle.head(handle.layers[0]))
+def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
+    resident = session.resident
+    handle = session.apply(run).handle
+    prompts = encode_batches(session.inputs, resident, QUESTIONS, session.inputs.in_distribution.name)[0]
+    rows = _formulas(session, run, handle.head(handle.layers[0]))
     predictive = run.estimator == "predictive"
     sampled: Any = (lambda: handle.one_draw()) if predictive else nullcontext
     passes = run.samples if predictive else 1
@@ -69,16 +69,16 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
     return {"efficiency": columns(rows)}
 
 
-def _formulas(context: Context, run: RunPlan, head: BayesianRouter) -> list[dict[str, Any]]:
+def _formulas(session: Session, run: RunPlan, head: BayesianRouter) -> list[dict[str, Any]]:
     """Return analytic MACs per token and parameters of heads like this one; nothing where nobody counted them."""
-    resident = context.resident
-    layers = resident.layers_of(context, run.method)
+    resident = session.resident
+    layers = session.layers_of(run.method)
     config, samples = resident.model.config, run.samples
     try:
         if run.estimator == "predictive":
-            prompt, answers = _lengths(context)
+            prompt, answers = _lengths(session)
             total = model_macs(config) * predictive_ratio(
-                config, run.method, layers, samples, prompt, answers, context.spec.predictive_positions, head.options()
+                config, run.method, layers, samples, prompt, answers, session.spec.predictive_positions, head.options()
             )
         else:
             total = model_macs(config) + len(layers) * counted(head, samples)
@@ -93,14 +93,14 @@ def _formulas(context: Context, run: RunPlan, head: BayesianRouter) -> list[dict
     ]
 
 
-def _lengths(context: Context) -> tuple[float, float]:
+def _lengths(session: Session) -> tuple[float, float]:
     """Mean tokens of a prompt, and of its options that are run after it, over the first ID questions."""
-    tokenizer = context.resident.tokenizer
+    tokenizer = session.resident.tokenizer
     prompts = answers = 0
-    questions = context.in_distribution.questions[:QUESTIONS]
+    questions = session.inputs.in_distribution.questions[:QUESTIONS]
     for question in questions:
-        options = answer_texts(context, tokenizer, question)
-        prompts += len(tokenizer(prompt_of(context, tokenizer, question))["input_ids"])
+        options = answer_texts(session.spec, tokenizer, question)
+        prompts += len(tokenizer(prompt_of(session.spec, tokenizer, question))["input_ids"])
         answers += sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) - 1 for text in options)
     return prompts / len(questions), answers / len(questions)
 
@@ -113,5 +113,5 @@ def _row(quantity: str, value: float, baseline: float, unit: str) -> dict[str, A
     return {"quantity": quantity, "value": float(value), "baseline": float(baseline), "unit": unit}
 
 
-def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
+def summarise(session: Session, run: RunPlan) -> Mapping[str, Columns]:
     return {}

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.context import Context, columns, steps
+from pipelines.context import steps
 from pipelines.runs import RunPlan
 from pipelines.scoring import score
-from pipelines.stages import Batch, Columns
+from pipelines.session import Session
+from pipelines.stages import Batch, Columns, columns
+from store.run_tables import RunTables
 from vmoer.metrics import (
     align,
     apply_temperature,
@@ -47,24 +49,22 @@ def passes(run: RunPlan) -> int:
     return run.samples if run.estimator == "predictive" and run.control != "non-routing-noise" else 1
 
 
-def plan(context: Context, run: RunPlan) -> list[Batch]:
+def plan(session: Session, run: RunPlan) -> list[Batch]:
     each = passes(run)
     return [
         Batch(f"{item.name}/{first}", tokens * each, {"dataset": item.name, "first": first, "last": last})
-        for item in context.sets
-        for first, last, tokens in steps(item.questions, context.spec, each)
+        for item in session.inputs.sets
+        for first, last, tokens in steps(item.questions, session.spec, each)
     ]
 
 
-def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
-    resident = context.resident
-    item = context.questions(batch.payload["dataset"])
+def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
+    item = session.inputs.questions(batch.payload["dataset"])
     questions = item.questions[batch.payload["first"] : batch.payload["last"]]
-    applied = resident.applied(context, run)
+    applied = session.apply(run)
     averaged = run.estimator == "predictive"
     scored = score(
-        context,
-        resident,
+        session,
         questions,
         samples=run.samples if averaged else 1,
         handle=applied.sampler,
@@ -138,11 +138,11 @@ class Answers:
         return list(cross_fit_temperature(self.scores, self.right, self.ids, FOLDS).probs)
 
 
-def stored_answers(context: Context, run_id: str) -> list[Answers]:
+def stored_answers(session: Session, run_id: str) -> list[Answers]:
     """A run's answers by data set, in the experiment's order."""
-    rows = context.table(run_id, "predictions").to_pylist()
+    rows = RunTables(session.home, run_id).table("predictions").to_pylist()
     found = []
-    for item in context.sets:
+    for item in session.inputs.sets:
         mine = [row for row in rows if row["dataset"] == item.name]
         if mine:
             found.append(
@@ -171,11 +171,11 @@ def temperature_for(answers: list[Answers], one: Answers) -> float | None:
     return fit_temperature(known.scores, known.right)
 
 
-def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
-    spec = context.spec
+def summarise(session: Session, run: RunPlan) -> Mapping[str, Columns]:
+    spec = session.spec
     resampling: dict[str, Any] = {"n_resamples": spec.bootstrap, "seed": spec.seed}
-    answers = stored_answers(context, run.run_id)
-    others = {run_id: stored_answers(context, run_id) for run_id in run.compare_with}
+    answers = stored_answers(session, run.run_id)
+    others = {run_id: stored_answers(session, run_id) for run_id in run.compare_with}
     metrics: list[dict[str, Any]] = []
     bins: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []

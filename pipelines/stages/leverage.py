@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.context import Context, columns, tokens_about
+from pipelines.context import tokens_about
 from pipelines.runs import RunPlan
 from pipelines.scoring import score
-from pipelines.stages import Batch, Columns
+from pipelines.session import Session
+from pipelines.stages import Batch, Columns, columns
 from vmoer.leverage import LeverageResult, measure
 from vmoer.metrics import interval
 
@@ -26,11 +27,11 @@ def applies(run: RunPlan) -> bool:
     return run.deterministic and run.control == "none"
 
 
-def plan(context: Context, run: RunPlan) -> list[Batch]:
-    resident, spec = context.resident, context.spec
-    questions = context.in_distribution.questions[: spec.leverage.limit]
+def plan(session: Session, run: RunPlan) -> list[Batch]:
+    resident, spec = session.resident, session.spec
+    questions = session.inputs.in_distribution.questions[: spec.leverage.limit]
     tokens = sum(map(tokens_about, questions))
-    chosen = sorted({layer for method in bayesian(context) for layer in resident.layers_of(context, method)})
+    chosen = sorted({layer for method in bayesian(session) for layer in session.layers_of(method)})
     cases = [("layer", [layer]) for layer in resident.moe_layers] + [("all", resident.moe_layers)]
     if chosen and chosen != resident.moe_layers:
         cases.append(("chosen", chosen))
@@ -46,24 +47,24 @@ def plan(context: Context, run: RunPlan) -> list[Batch]:
     ]
 
 
-def bayesian(context: Context) -> list[str]:
+def bayesian(session: Session) -> list[str]:
     """The methods of the experiment that put a posterior on the router."""
-    return [method for method in context.spec.methods if method != "deterministic"]
+    return [method for method in session.spec.methods if method != "deterministic"]
 
 
-def bayesian_layers(context: Context, run: RunPlan) -> list[int]:
+def bayesian_layers(session: Session, run: RunPlan) -> list[int]:
     """The layers with Bayesian routers: the run's own, or all of the experiment's for a deterministic run."""
-    resident = context.resident
-    methods = bayesian(context) if run.deterministic else [run.method]
-    found = sorted({layer for method in methods for layer in resident.layers_of(context, method)})
+    resident = session.resident
+    methods = bayesian(session) if run.deterministic else [run.method]
+    found = sorted({layer for method in methods for layer in session.layers_of(method)})
     return found or resident.moe_layers
 
 
-def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
+def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
     layers, kind = batch.payload["layers"], batch.payload["intervention"]
-    reference = context.remember("leverage reference", lambda: _measure(context, [], kind))
-    found = _measure(context, layers, kind)
-    spec = context.spec
+    reference = session.remember("leverage reference", lambda: _measure(session, [], kind))
+    found = _measure(session, layers, kind)
+    spec = session.spec
     accuracy, accuracy_low, accuracy_high = _change(found.correct, reference.correct, spec.bootstrap, spec.seed)
     nll, nll_low, nll_high = _change(found.nll, reference.nll, spec.bootstrap, spec.seed)
     scope = batch.payload["scope"]
@@ -84,17 +85,17 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
     return {"layer_leverage": columns([row])}
 
 
-def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
+def summarise(session: Session, run: RunPlan) -> Mapping[str, Columns]:
     return {}
 
 
-def _measure(context: Context, layers: list[int], kind: Any) -> LeverageResult:
-    resident, spec = context.resident, context.spec
-    questions = context.in_distribution.questions[: spec.leverage.limit]
-    with resident.native(context) as model:
+def _measure(session: Session, layers: list[int], kind: Any) -> LeverageResult:
+    spec = session.spec
+    questions = session.inputs.in_distribution.questions[: spec.leverage.limit]
+    with session.native() as model:
         return measure(
             model,
-            lambda: score(context, resident, questions),
+            lambda: score(session, questions),
             [question.answer for question in questions],
             layers,
             kind,

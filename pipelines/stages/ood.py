@@ -17,11 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.context import Context, columns
-from pipelines.runs import RunPlan
-from pipelines.stages import Batch, Columns
+from pipelines.runs import RunPlan, expand
+from pipelines.session import Session
+from pipelines.stages import Batch, Columns, columns
 from pipelines.stages.evaluate import stored_answers
 from pipelines.stages.leverage import bayesian_layers
+from store.run_tables import RunTables
 from vmoer.metrics import length_matched, one_minus_max_prob, ood_metrics, paired_ood_comparison, selective_metrics
 
 TABLES = ("ood_scores",)
@@ -47,20 +48,20 @@ def applies(run: RunPlan) -> bool:
     return True
 
 
-def plan(context: Context, run: RunPlan) -> list[Batch]:
-    return [Batch(item.name, len(item.questions), {"dataset": item.name}) for item in context.sets]
+def plan(session: Session, run: RunPlan) -> list[Batch]:
+    return [Batch(item.name, len(item.questions), {"dataset": item.name}) for item in session.inputs.sets]
 
 
-def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
-    item = context.questions(batch.payload["dataset"])
-    rows = _answer_scores(context, run, item.name) + _routing_scores(context, run, item.name)
-    rows += [_row(example, "prompt_length", "answer", "none", n) for example, n in _lengths(context, run, item.name)]
+def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
+    item = session.inputs.questions(batch.payload["dataset"])
+    rows = _answer_scores(session, run, item.name) + _routing_scores(session, run, item.name)
+    rows += [_row(example, "prompt_length", "answer", "none", n) for example, n in _lengths(session, run, item.name)]
     return {"ood_scores": columns([{"dataset": item.name, "role": item.role, **row} for row in rows])}
 
 
-def _answer_scores(context: Context, run: RunPlan, dataset: str) -> list[dict[str, Any]]:
+def _answer_scores(session: Session, run: RunPlan, dataset: str) -> list[dict[str, Any]]:
     rows = []
-    for one in stored_answers(context, run.run_id):
+    for one in stored_answers(session, run.run_id):
         if one.dataset != dataset:
             continue
         values: dict[str, Any] = {"answer_entropy": one.entropy, "one_minus_max_prob": one_minus_max_prob(one.probs)}
@@ -73,19 +74,19 @@ def _answer_scores(context: Context, run: RunPlan, dataset: str) -> list[dict[st
     return rows
 
 
-def _lengths(context: Context, run: RunPlan, dataset: str) -> list[tuple[str, int]]:
+def _lengths(session: Session, run: RunPlan, dataset: str) -> list[tuple[str, int]]:
     """Prompt tokens of each question, where the run was traced."""
-    table = context.table(run.run_id, "examples")
+    table = RunTables(session.home, run.run_id).table("examples")
     table = table.filter(pc.equal(table["dataset"], dataset))
     return list(zip(table["example_id"].to_pylist(), table["n_tokens"].to_pylist(), strict=True))
 
 
-def _routing_scores(context: Context, run: RunPlan, dataset: str) -> list[dict[str, Any]]:
+def _routing_scores(session: Session, run: RunPlan, dataset: str) -> list[dict[str, Any]]:
     """The routing scores of one data set, read part by part: memory grows with its questions, not with their tokens."""
     wanted = ["dataset", "example_id", "layer", "position", *ROUTING_SCORES.values()]
-    layers = pa.array(bayesian_layers(context, run), pa.uint16())
+    layers = pa.array(bayesian_layers(session, run), pa.uint16())
     means: dict[tuple[str, str], _Means] = defaultdict(_Means)
-    for part in context.parts(run.run_id, "routing", wanted):
+    for part in RunTables(session.home, run.run_id).parts("routing", wanted):
         rows = part.filter(pc.and_(pc.equal(part["dataset"], dataset), pc.is_in(part["layer"], layers)))
         examples = np.array(rows["example_id"].to_pylist(), dtype=object)
         position = rows["position"].to_numpy()
@@ -140,14 +141,14 @@ def _row(example: str, score: str, rule: str, aggregation: str, value: float) ->
     }
 
 
-def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
-    spec = context.spec
+def summarise(session: Session, run: RunPlan) -> Mapping[str, Columns]:
+    spec = session.spec
     resampling: dict[str, Any] = {"n_resamples": spec.bootstrap, "seed": spec.seed}
-    scores = _by_key(context, run.run_id)
-    others = {run_id: _by_key(context, run_id) for run_id in run.compare_with}
-    plain = {other.run_id for other in spec.runs() if other.deterministic}
-    known = context.in_distribution.name
-    outside = [item for item in context.sets if item.role in ("near-ood", "far-ood")]
+    scores = _by_key(session, run.run_id)
+    others = {run_id: _by_key(session, run_id) for run_id in run.compare_with}
+    plain = {other.run_id for other in expand(spec) if other.deterministic}
+    known = session.inputs.in_distribution.name
+    outside = [item for item in session.inputs.sets if item.role in ("near-ood", "far-ood")]
     metrics: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []
     for key, by_dataset in scores.items():
@@ -170,7 +171,7 @@ def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
                 if all(len(values) for values in pair):
                     differences = paired_ood_comparison(pair[0], pair[2], pair[1], pair[3], score=score, **resampling)
                     compared += [difference.row(run.run_id, run_id, item.name) for difference in differences]
-    metrics += _error_metrics(context, run, scores, resampling)
+    metrics += _error_metrics(session, run, scores, resampling)
     return {"metrics": columns(metrics), "comparisons": columns(compared)}
 
 
@@ -223,11 +224,11 @@ def _across(
 
 
 def _error_metrics(
-    context: Context, run: RunPlan, scores: dict[Key, Any], resampling: dict[str, Any]
+    session: Session, run: RunPlan, scores: dict[Key, Any], resampling: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """How well the routing scores rank wrong answers above right ones, per data set."""
     rows = []
-    for one in stored_answers(context, run.run_id):
+    for one in stored_answers(session, run.run_id):
         wrong = {
             example: int(np.argmax(probs)) != right
             for example, probs, right in zip(one.ids, one.probs, one.right, strict=True)
@@ -248,10 +249,10 @@ def _error_metrics(
     return rows
 
 
-def _by_key(context: Context, run_id: str) -> dict[Key, dict[str, dict[str, float]]]:
+def _by_key(session: Session, run_id: str) -> dict[Key, dict[str, dict[str, float]]]:
     """Stored values by (score, position rule, aggregation), data set and example."""
     found: dict[Key, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    for row in context.table(run_id, "ood_scores").to_pylist():
+    for row in RunTables(session.home, run_id).table("ood_scores").to_pylist():
         key = (row["score"], row["position_rule"], row["aggregation"])
         found[key][row["dataset"]][row["example_id"]] = row["value"]
     return found

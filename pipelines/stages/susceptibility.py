@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.context import Context, columns, tokens_about
+from pipelines.context import tokens_about
 from pipelines.routing import encode_batches
 from pipelines.runs import RunPlan
-from pipelines.stages import Batch, Columns
+from pipelines.session import Session
+from pipelines.stages import Batch, Columns, columns
 from pipelines.stages.leverage import bayesian_layers
+from store.run_tables import RunTables
 from vmoer import noise_floor
 from vmoer.metrics import layer_stability, numeric_stability, paired_difference
 from vmoer.susceptibility import measure
@@ -32,22 +34,22 @@ def applies(run: RunPlan) -> bool:
     return run.deterministic or (run.control == "none" and run.estimator != "predictive")
 
 
-def plan(context: Context, run: RunPlan) -> list[Batch]:
-    noise = context.spec.noise
-    tokens = sum(map(tokens_about, context.in_distribution.questions[: noise.limit]))
+def plan(session: Session, run: RunPlan) -> list[Batch]:
+    noise = session.spec.noise
+    tokens = sum(map(tokens_about, session.inputs.in_distribution.questions[: noise.limit]))
     passes = {"router": 2, "redrawn": 2, "propagated": 2 + len(noise.gammas)}
     return [Batch(mode, tokens * passes[mode], {"mode": mode}) for mode in noise.modes]
 
 
-def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
-    resident, spec = context.resident, context.spec
-    resident.applied(context, run)
-    batches = encode_batches(context, resident, spec.noise.limit, context.in_distribution.name)
+def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
+    resident, spec = session.resident, session.spec
+    session.apply(run)
+    batches = encode_batches(session.inputs, resident, spec.noise.limit, session.inputs.in_distribution.name)
     mode = batch.payload["mode"]
     found = measure(resident.model, batches, spec.noise.gammas, mode, seed=spec.seed)
     rows, examples = [], []
-    ids = [question.id for question in context.in_distribution.questions[: spec.noise.limit]]
-    chosen = [found.layers.index(layer) for layer in bayesian_layers(context, run)]
+    ids = [question.id for question in session.inputs.in_distribution.questions[: spec.noise.limit]]
+    chosen = [found.layers.index(layer) for layer in bayesian_layers(session, run)]
     for level, gamma in enumerate(found.gammas):
         owned = np.bincount(found.example)
         means = np.bincount(found.example, weights=found.token_jaccard[level, chosen].mean(0)) / owned
@@ -68,11 +70,11 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
     return {"layer_susceptibility": columns(rows), "stability_examples": columns(examples)}
 
 
-def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
+def summarise(session: Session, run: RunPlan) -> Mapping[str, Columns]:
     """Differences of the mean Jaccard index, paired by question; the noise floor of the native model."""
-    spec, mine, rows = context.spec, _by_level(context, run.run_id), []
+    spec, mine, rows = session.spec, _by_level(session, run.run_id), []
     for other in run.compare_with:
-        theirs = _by_level(context, other)
+        theirs = _by_level(session, other)
         for (mode, gamma), ours in mine.items():
             baseline = theirs.get((mode, gamma), {})
             shared = sorted(set(ours) & set(baseline))
@@ -83,11 +85,11 @@ def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
             difference = _mean(*sides[0]) - _mean(*sides[1])
             row = {"metric": "jaccard", "score": f"{mode} {gamma:g}", "difference": float(difference)}
             interval = {"ci_low": found.low, "ci_high": found.high, "n": len(shared), "direction": "higher"}
-            rows.append({"baseline_run_id": other, "dataset": context.in_distribution.name, **row, **interval})
+            rows.append({"baseline_run_id": other, "dataset": session.inputs.in_distribution.name, **row, **interval})
     summary = {"comparisons": columns(rows)}
-    resident = context.resident
+    resident = session.resident
     if run.deterministic and run.control == "none" and resident.identity["n_parameters"] <= FLOOR_PARAMETERS:
-        batches = encode_batches(context, resident, spec.noise.limit, context.in_distribution.name)
+        batches = encode_batches(session.inputs, resident, spec.noise.limit, session.inputs.in_distribution.name)
         with resident.native() as model:
             floors = noise_floor.measure(model, batches)
         summary["noise_floor"] = columns(floor_rows(floors, spec.bootstrap, spec.seed))
@@ -112,9 +114,9 @@ def _mean(jaccard: NDArray[Any], tokens: NDArray[Any]) -> NDArray[Any]:
     return (jaccard * tokens).sum(-1) / tokens.sum(-1)
 
 
-def _by_level(context: Context, run_id: str) -> dict[tuple[str, float], dict[str, tuple[float, int]]]:
+def _by_level(session: Session, run_id: str) -> dict[tuple[str, float], dict[str, tuple[float, int]]]:
     """(mode, γ) → question → its mean Jaccard index and number of tokens."""
     found: dict[tuple[str, float], dict[str, tuple[float, int]]] = {}
-    for row in context.table(run_id, "stability_examples").to_pylist():
+    for row in RunTables(session.home, run_id).table("stability_examples").to_pylist():
         found.setdefault((row["mode"], row["gamma"]), {})[row["example_id"]] = (row["jaccard"], row["n"])
     return found

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 import vmoer
-from pipelines.context import Context, steps
+from pipelines.context import steps
 from pipelines.routing import by_size, padded, prompt_of
 from pipelines.runs import RunPlan
 from pipelines.scoring import token_budget
+from pipelines.session import Session
 from pipelines.stages import Batch, Columns
 from vmoer.forward.modes import evaluation
 
@@ -28,22 +29,22 @@ def applies(run: RunPlan) -> bool:
     return not run.noisy
 
 
-def plan(context: Context, run: RunPlan) -> list[Batch]:
+def plan(session: Session, run: RunPlan) -> list[Batch]:
     return [
         Batch(f"{item.name}/{first}", tokens, {"dataset": item.name, "first": first, "last": last})
-        for item in context.sets
-        for first, last, tokens in steps(item.questions, context.spec)
+        for item in session.inputs.sets
+        for first, last, tokens in steps(item.questions, session.spec)
     ]
 
 
-def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
-    resident = context.resident
-    item = context.questions(batch.payload["dataset"])
+def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
+    resident = session.resident
+    item = session.inputs.questions(batch.payload["dataset"])
     questions = item.questions[batch.payload["first"] : batch.payload["last"]]
-    resident.applied(context, run)
-    prompts = [prompt_of(context, resident.tokenizer, question) for question in questions]
+    session.apply(run)
+    prompts = [prompt_of(session.spec, resident.tokenizer, question) for question in questions]
     rows = [resident.tokenizer(prompt)["input_ids"] for prompt in prompts]
-    budget = token_budget(context)
+    budget = token_budget(session)
     order: list[int] = []
     with evaluation(resident.model), torch.inference_mode(), vmoer.record(resident.model) as recorder:
 
@@ -55,7 +56,7 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
             for places, _ in budget.passes(part, lambda places: sum(len(rows[place]) for place in places), forward):
                 order += places
     trace = recorder.trace
-    store_text = context.spec.store_text
+    store_text = session.spec.store_text
     ids = np.array([question.id for question in questions], dtype=object)
     token_example = ids[np.array(order)[trace.example]]
     decisions = trace.decisions()
@@ -88,7 +89,7 @@ def compute(context: Context, run: RunPlan, batch: Batch) -> Mapping[str, Column
     }
 
 
-def summarise(context: Context, run: RunPlan) -> Mapping[str, Columns]:
+def summarise(session: Session, run: RunPlan) -> Mapping[str, Columns]:
     return {}
 
 

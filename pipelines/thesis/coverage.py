@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.runs import expand
 from pipelines.thesis.cells import Section
 from pipelines.thesis.results import Results
 from pipelines.thesis.suite import Suite, plan
@@ -14,7 +15,7 @@ def coverage_section(results: Results, suite: Suite, form: str, model: str) -> S
     rows: dict[str, list[str]] = {}
     finished = declared = 0
     for item in planned:
-        wanted = {(run.method, run.estimator, run.control) for run in item.spec.runs()}
+        wanted = {(run.method, run.estimator, run.control) for run in expand(item.spec)}
         there = results.of(item.experiment, item.questions)
         found = wanted & set(zip(there["method"], there["estimator"], there["control"], strict=True))
         finished, declared = finished + len(found), declared + len(wanted)

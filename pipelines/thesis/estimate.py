@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.context import Context, tokens_about
+from pipelines.context import Inputs, tokens_about
+from pipelines.noise_control import NOISE_GRID
 from pipelines.prompts import likelihood_option, likelihood_prompt
 from pipelines.questions import load_questions
-from pipelines.scoring import NOISE_GRID, score
+from pipelines.runs import expand
+from pipelines.scoring import score
+from pipelines.session import Session
 from pipelines.settings import Settings
 from pipelines.spec import FineTuning, Training
 from pipelines.thesis.suite import Planned, count_questions
@@ -57,28 +60,28 @@ class Estimate:
 
 def estimate(planned: Sequence[Planned], folders: Sequence[str], settings: Settings) -> Estimate:
     """Answer a few questions of the first spec and scale up."""
-    context = Context(planned[0].spec, folders, settings)
-    questions = context.in_distribution.questions[:_SAMPLE]
-    with context.resident.native():
+    session = Session(Inputs(planned[0].spec, folders, settings))
+    questions = session.inputs.in_distribution.questions[:_SAMPLE]
+    with session.resident.native():
         loaded = _peak()
-        score(context, context.resident, questions[:2])
+        score(session, questions[:2])
         start = time.perf_counter()
-        score(context, context.resident, questions)
+        score(session, questions)
         each = (time.perf_counter() - start) / len(questions)
-        at_once = max(context.spec.batch_tokens * len(questions) // sum(map(tokens_about, questions)), len(questions))
+        at_once = max(session.spec.batch_tokens * len(questions) // sum(map(tokens_about, questions)), len(questions))
         memory = loaded + (_peak() - loaded) * at_once // len(questions)
         for part in _largest(planned, folders, settings):
-            _learn(context, part)
+            _learn(session, part)
             memory = max(memory, _peak())
     answers = count_questions(list(planned), list(folders), settings)
     traced = sum("trace" in item.spec.stages for item in planned) / len(planned)
     per_answer = each * (1 + 0.5 * traced)
     training = each * _training_passes(planned, folders, settings)
-    layers = len(context.resident.moe_layers)
+    layers = len(session.resident.moe_layers)
     disk = int(answers * _TOKENS * layers * _TRACE_BYTES * traced)
     existing = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
     return Estimate(
-        runs=sum(len(item.spec.runs()) for item in planned),
+        runs=sum(len(expand(item.spec)) for item in planned),
         answers=answers,
         seconds=answers * per_answer + training,
         training=training,
@@ -93,8 +96,7 @@ def _training_passes(planned: Sequence[Planned], folders: Sequence[str], setting
     """What the parts cost that are not trained yet, in answered questions; experiments share a part."""
     passes: dict[Path, float] = {}
     for item in planned:
-        context = Context(item.spec, folders, settings)
-        for folder, part in missing_parts(context).items():
+        for folder, part in missing_parts(Inputs(item.spec, folders, settings)).items():
             train, validation = (
                 len(load_questions(source, "validation", folders, settings).questions)
                 for source in (part.data, part.validation)
@@ -110,14 +112,14 @@ def _training_passes(planned: Sequence[Planned], folders: Sequence[str], setting
 
 def _largest(planned: Sequence[Planned], folders: Sequence[str], settings: Settings) -> list[FineTuning]:
     """Of the trainings that are still to be done the one whose pass holds the most texts, if there is any."""
-    parts = [part for item in planned for part in missing_parts(Context(item.spec, folders, settings)).values()]
+    parts = [part for item in planned for part in missing_parts(Inputs(item.spec, folders, settings)).values()]
     return sorted(parts, key=lambda part: part.micro_batch)[-1:]
 
 
-def _learn(context: Context, part: FineTuning) -> None:
+def _learn(session: Session, part: FineTuning) -> None:
     """One pass forward and back over as many of the longest texts as that training holds at once."""
-    resident = context.resident
-    questions = load_questions(part.data, "validation", context.folders, context.settings).questions
+    resident, inputs = session.resident, session.inputs
+    questions = load_questions(part.data, "validation", inputs.folders, inputs.settings).questions
     examples = encode(
         resident.tokenizer,
         [likelihood_prompt(question.question) for question in questions],

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines import console
-from pipelines.context import Context
+from pipelines.context import Inputs
 from pipelines.errors import JobError, SpecError
 from pipelines.foreground import compute
 from pipelines.manifests import commit
 from pipelines.runs import model_slug
+from pipelines.session import Session
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
 from pipelines.thesis.coverage import coverage_section
@@ -45,9 +46,8 @@ def reproduce(
     if not found:
         raise SpecError("no question set is left: give the folder that holds them with --data")
     folders = [str(data.absolute())] if data is not None else []
-    probe = Context(
-        parse_spec({"model": model, "data": {"id": {"name": "worldfacts", "split": "test"}}}), folders, settings
-    )
+    smallest = parse_spec({"model": model, "data": {"id": {"name": "worldfacts", "split": "test"}}})
+    probe = Session(Inputs(smallest, folders, settings))
     planned, said = plan(suite, form, model, found, questions, len(probe.resident.moe_layers), only)
     for sentence in said:
         console.say(sentence)

@@ -14,6 +14,7 @@ from pipelines import yamlfile
 from pipelines.errors import SpecError
 from pipelines.explain import explain
 from pipelines.questions import load_questions
+from pipelines.runs import expand
 from pipelines.settings import Settings
 from pipelines.shipped import shipped_folder
 from pipelines.spec import DataSource, Spec, parse_spec, resolve_path
@@ -223,6 +224,6 @@ def count_questions(planned: list[Planned], folders: list[str], settings: Settin
         sizes = [
             len(load_questions(source, role, folders, settings).questions) for role, source in item.spec.data.by_role()
         ]
-        passes = sum(run.samples if run.estimator == "predictive" and not run.noisy else 1 for run in item.spec.runs())
+        passes = sum(run.samples if run.estimator == "predictive" and not run.noisy else 1 for run in expand(item.spec))
         total += sum(sizes) * passes
     return total

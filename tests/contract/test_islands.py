@@ -24,7 +24,9 @@ APP_MAY = (
     "pipelines.live",
     "pipelines.settings",
     "pipelines.shipped",
+    "pipelines.runs",
     "pipelines.spec",
+    "pipelines.stage_table",
     "pipelines.uploads",
     "pipelines.web",
 )
@@ -37,7 +39,7 @@ TORCH_FREE = {
     "import vmoer, vmoer.errors, vmoer.registry; dir(vmoer)": {"torch", "transformers", "duckdb", "streamlit"},
     "import vmoer.metrics; vmoer.metrics.DEFINITIONS": {"torch", "transformers", "duckdb", "streamlit"},
     "import pipelines.jobs": {"torch", "transformers", "streamlit"},
-    "import pipelines.spec": {"torch", "transformers", "streamlit"},
+    "import pipelines.spec, pipelines.runs, pipelines.spec_parts": {"torch", "transformers", "streamlit"},
     "import pipelines.settings": {"torch", "transformers", "streamlit"},
     "import pipelines.prompts, pipelines.questions": {"torch", "transformers", "streamlit"},
     "import pipelines.live, pipelines.web, pipelines.uploads": {"torch", "transformers", "streamlit"},

@@ -164,12 +164,12 @@ def _watch_jobs(event: Callable[[str], None]) -> None:
 
 def _watch_steps(event: Callable[[str], None]) -> None:
     """The boundaries between the engine's steps: before one begins, and when it is done and on record."""
-    from pipelines.engine import _Experiment
+    from pipelines import engine
 
-    real = _Experiment._step
+    real = engine.step
 
-    def step(self: Any, name: str, *arguments: Any) -> Any:
+    def step(job: Any, name: str, *arguments: Any) -> Any:
         event(f"step {name}")
-        return real(self, name, *arguments)
+        return real(job, name, *arguments)
 
-    _Experiment._step = step
+    engine.step = step

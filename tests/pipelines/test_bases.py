@@ -10,25 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from pipelines.bases import check_same_base
-from pipelines.context import Context
+from pipelines.context import Inputs
 from pipelines.errors import PipelineError
-from pipelines.manifests import existing
+from pipelines.manifests import check_same_base
+from pipelines.noise_control import tuned_noise
+from pipelines.preparation.setup import prepare_experiment
 from pipelines.questions import load_questions
-from pipelines.routing import router_folder
-from pipelines.runs import WITHOUT_KL, WITHOUT_PARAMETERS
-from pipelines.scoring import tuned_noise
+from pipelines.runs import expand
+from pipelines.session import Session
 from pipelines.spec import Spec, parse_spec
 from store.archive import PER_QUESTION, read_archive, write_archive
+from store.catalog import find_manifest
 from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
 from store.files import sha256
 from store.publish import current_number
 from store.reader import open_store
 from store.verify import verify
 from tests.pipelines.support import settings, vmoer
-from vmoer.routers import RouterShape, routers
 
 TRAIN = {
     "data": {"name": "worldfacts", "split": "train", "limit": 24},
@@ -75,8 +74,8 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_baseline_has_its_row_and_its_base(computed: Path) -> None:
     cards = {}
-    for run in spec().runs():
-        manifest = existing(computed, run.run_id)
+    for run in expand(spec()):
+        manifest = find_manifest(computed, run.run_id)
         assert manifest is not None
         assert manifest.status == "finished"
         cards[run.method, run.estimator, run.control] = manifest.card["base"]
@@ -92,15 +91,15 @@ def test_every_baseline_has_its_row_and_its_base(computed: Path) -> None:
 
 
 def test_cards_name_the_weights_that_were_used(computed: Path) -> None:
-    context = Context(spec(), [], settings(computed))
-    for run in context.spec.runs():
-        manifest = existing(computed, run.run_id)
+    inputs = Inputs(spec(), [], settings(computed))
+    for run in expand(inputs.spec):
+        manifest = find_manifest(computed, run.run_id)
         assert manifest is not None
         named = manifest.card["routing"].get("checkpoint_sha256")
         if run.method == "deterministic" or run.control in ("untrained", "moe-noise"):
             assert named is None
         else:
-            folder = router_folder(context, run.method, run.control)
+            folder = inputs.parts.routers(run.method, run.control)
             assert folder is not None
             assert named == sha256(folder / "routers.safetensors")
 
@@ -113,7 +112,7 @@ def test_logs_costs_and_paired_stability_are_stored(computed: Path) -> None:
         examples = store.query("SELECT * FROM stability_examples")
         scores = set(store.query("SELECT DISTINCT score FROM metrics")["score"])
     logged = {run_id: set(rows["quantity"]) for run_id, rows in logs.groupby("run_id")}
-    names = {run.run_id: run for run in spec().runs()}
+    names = {run.run_id: run for run in expand(spec())}
     assert {names[run_id].control for run_id in logged} == {"none", "map-routers", "beta-zero"}
     for run_id, quantities in logged.items():
         expected = {"validation_nll", "task_loss"}
@@ -139,54 +138,51 @@ def test_logs_costs_and_paired_stability_are_stored(computed: Path) -> None:
 
 
 def test_untrained_heads_get_a_tuned_noise_too(computed: Path) -> None:
-    context = Context(spec(), [], settings(computed))
-    run = next(run for run in context.spec.runs() if (run.control, run.estimator) == ("untrained", "predictive"))
-    manifest = existing(computed, run.run_id)
+    session = Session(Inputs(spec(), [], settings(computed)))
+    prepare_experiment(session)
+    run = next(run for run in expand(session.spec) if (run.control, run.estimator) == ("untrained", "predictive"))
+    manifest = find_manifest(computed, run.run_id)
     assert manifest is not None
     factor = manifest.card["routing"]["noise_factor"]
-    part, resident = context.spec.routers.train, context.resident
+    part, resident = session.spec.routers.train, session.resident
     assert part is not None
-    validation = load_questions(part.validation, "validation", [], context.settings)
-    with resident.native(context), resident.handle(context, run) as handle:
-        rows = tuned_noise(context, resident, handle, validation)
+    validation = load_questions(part.validation, "validation", [], session.inputs.settings)
+    with session.native(), session.handle(run) as handle:
+        rows = tuned_noise(session, handle, validation)
     values = [value for *_, value in rows]
     nll = dict(zip(values[::2], values[1::2], strict=True))
     assert nll[factor] == min(nll.values())
     assert len(set(nll.values())) > 1
-    applied = resident.applied(context, run).handle
+    applied = session.apply(run).handle
     assert applied is not None
     assert {float(applied.head(layer).noise_scale) for layer in applied.layers} == {factor}
     resident.clear()
 
 
 def test_second_experiment_finds_what_the_first_has_trained(computed: Path) -> None:
-    first, other = (Context(one, [], settings(computed)) for one in (spec(), spec(name="other", seed=9)))
-    from pipelines.bases import adapter_folder, map_folder
-
-    assert adapter_folder(first) == adapter_folder(other)
-    assert map_folder(first) == map_folder(other)
-    assert router_folder(first, "mfvr") == router_folder(other, "mfvr")
+    first, other = (Inputs(one, [], settings(computed)) for one in (spec(), spec(name="other", seed=9)))
+    assert first.parts.adapter() == other.parts.adapter()
+    assert first.parts.map_routers() == other.parts.map_routers()
+    assert first.parts.routers("mfvr") == other.parts.routers("mfvr")
     reseeded = spec(routers={"train": {**SPEC["routers"]["train"], "sampling_seed": 1}})
-    assert router_folder(Context(reseeded, [], settings(computed)), "mfvr") != router_folder(first, "mfvr")
+    assert Inputs(reseeded, [], settings(computed)).parts.routers("mfvr") != first.parts.routers("mfvr")
 
 
 def test_rows_of_one_experiment_must_share_their_base(computed: Path) -> None:
-    context = Context(spec(), [], settings(computed))
-    run = context.spec.runs()[-1]
-    manifest = existing(computed, run.run_id)
+    inputs = Inputs(spec(), [], settings(computed))
+    run = expand(inputs.spec)[-1]
+    manifest = find_manifest(computed, run.run_id)
     assert manifest is not None
-    check_same_base(context, run, manifest.card["base"])
+    check_same_base(inputs, run, manifest.card["base"])
     for key, what in (("adapter_sha256", "adapter"), ("routers_sha256", "base routers")):
         with pytest.raises(PipelineError, match=f"its {what} differ"):
-            check_same_base(context, run, {**manifest.card["base"], key: "f" * 64})
+            check_same_base(inputs, run, {**manifest.card["base"], key: "f" * 64})
 
 
 def test_adapter_of_another_hash_ends_the_job_with_its_name(computed: Path, tmp_path: Path) -> None:
-    from pipelines.bases import map_folder
-
     home = tmp_path / "home"
     shutil.copytree(computed, home)
-    folder = map_folder(Context(spec(), [], settings(home)))
+    folder = Inputs(spec(), [], settings(home)).parts.map_routers()
     assert folder is not None
     config = json.loads((folder / "map.json").read_text())
     (folder / "map.json").write_text(json.dumps({**config, "adapter_sha256": "0" * 64}))
@@ -206,7 +202,7 @@ def test_training_on_evaluated_questions_is_refused(tmp_path: Path) -> None:
 
 
 def test_archive_holds_results_alone_and_reads_back_beside_the_originals(computed: Path, tmp_path: Path) -> None:
-    ids = [run.run_id for run in spec().runs()]
+    ids = [run.run_id for run in expand(spec())]
     label = {"commit": "abc", "date": "2026-11-25"}
     first, second = (
         write_archive(computed, ids, tmp_path / f"{name}.zip", _made(tmp_path / name), label) for name in ("a", "b")
@@ -233,7 +229,7 @@ def test_archive_holds_results_alone_and_reads_back_beside_the_originals(compute
 def test_an_import_that_was_killed_before_publishing_is_finished_by_the_next(
     computed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = [run.run_id for run in spec().runs()]
+    ids = [run.run_id for run in expand(spec())]
     path = write_archive(computed, ids, tmp_path / "a.zip", _made(tmp_path / "scratch"), {})
     home = tmp_path / "new"
 
@@ -254,7 +250,7 @@ def test_an_import_that_was_killed_before_publishing_is_finished_by_the_next(
 
 
 def test_an_archive_of_summaries_has_no_rows_per_question(computed: Path, tmp_path: Path) -> None:
-    ids = [run.run_id for run in spec().runs()]
+    ids = [run.run_id for run in expand(spec())]
     path = write_archive(computed, ids, tmp_path / "small.zip", _made(tmp_path / "scratch"), {}, summaries=True)
     read_archive(path, tmp_path / "new")
     assert verify(tmp_path / "new") == []
@@ -268,7 +264,7 @@ def test_an_archive_of_summaries_has_no_rows_per_question(computed: Path, tmp_pa
 def test_a_large_archive_of_summaries_keeps_the_training_steps_with_a_validation(
     computed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = [run.run_id for run in spec().runs()]
+    ids = [run.run_id for run in expand(spec())]
     whole = write_archive(computed, ids, tmp_path / "a.zip", _made(tmp_path / "a"), {}, summaries=True)
     monkeypatch.setattr("store.archive.MAX_BYTES", whole.stat().st_size - 1)
     path = write_archive(computed, ids, tmp_path / "b.zip", _made(tmp_path / "b"), {}, summaries=True)
@@ -305,7 +301,7 @@ def test_hostile_archives_are_refused_by_name(computed: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
 def test_a_damaged_archive_leaves_nothing_behind(computed: Path, tmp_path: Path, kind: int) -> None:
-    ids = [run.run_id for run in spec().runs()][:2]
+    ids = [run.run_id for run in expand(spec())][:2]
     whole = write_archive(computed, ids, tmp_path / "whole.zip", _made(tmp_path / "scratch"), {})
     with zipfile.ZipFile(whole) as opened:
         members = {name: opened.read(name) for name in opened.namelist()}
@@ -344,22 +340,8 @@ def _made(folder: Path) -> Path:
 def test_unfinished_runs_are_not_archived(computed: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(computed, home)
-    run_id = spec().runs()[0].run_id
+    run_id = expand(spec())[0].run_id
     file = home / "runs" / f"{run_id}.json"
     file.write_text(file.read_text().replace('"status": "finished"', '"status": "failed"'))
     with pytest.raises(InvalidDataError, match="is failed; only finished runs are archived"):
         write_archive(home, [run_id], tmp_path / "out.zip", _made(tmp_path / "scratch"), {})
-
-
-def test_methods_without_kl_or_parameters_are_those_of_the_registry() -> None:
-    shape = RouterShape(hidden_size=8, n_experts=4, top_k=2)
-    native = torch.nn.Linear(8, 4, bias=False)
-    without, fixed = set(), set()
-    for method in set(routers.names()) - {"deterministic"}:
-        head = routers.get(method)(shape, generator=torch.Generator().manual_seed(0))
-        head.bind(native)
-        hidden = torch.ones(3, 8)
-        without |= {method} if head.posterior(hidden, native(hidden)).kl() is None else set()
-        fixed |= set() if head.trainable else {method}
-    assert without == set(WITHOUT_KL)
-    assert fixed == set(WITHOUT_PARAMETERS)

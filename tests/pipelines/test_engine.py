@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from pipelines import jobs
-from pipelines.context import Context
+from pipelines.context import Inputs
 from pipelines.errors import DeviceBusyError, JobError
 from pipelines.locks import DeviceLock, live_executors
 from pipelines.manifests import recheck
+from pipelines.preparation.setup import prepare_experiment, prepare_run
+from pipelines.runs import expand
+from pipelines.session import Session
 from pipelines.spec import places
 from pipelines.stages import Batch
 from pipelines.work import Work
@@ -139,7 +142,7 @@ def flip(shard: Path) -> None:
 def compacted(undisturbed: Path, home: Path, grace: float) -> list[Path]:
     """A copy whose second run has its predictions in several merged shards, returned, the first of them damaged."""
     shutil.copytree(undisturbed, home)
-    run_id = small_spec().runs()[1].run_id
+    run_id = expand(small_spec())[1].run_id
     compact(home, run_id, grace=grace, rows_per_shard=12)
     merged = [path for path in list_shards(home, "predictions", run_id) if len(read_info(path).steps) > 1]
     flip(merged[0])
@@ -154,7 +157,7 @@ def test_damaged_and_missing_shards_are_computed_again_by_resume_and_nothing_els
     merged = compacted(undisturbed, home, grace=-1)
     assert len(merged) > 1
     lost = read_info(merged[0]).steps
-    baseline, other = (run.run_id for run in small_spec().runs()[:2])
+    baseline, other = (run.run_id for run in expand(small_spec())[:2])
     flip(list_shards(home, "predictions", baseline)[0])
     list_shards(home, "routing", baseline)[0].unlink()
     assert len(verify(home)) > 0
@@ -174,9 +177,10 @@ def test_damaged_and_missing_shards_are_computed_again_by_resume_and_nothing_els
 def test_while_what_was_merged_is_still_there_nothing_is_computed_again(tmp_path: Path, undisturbed: Path) -> None:
     home = tmp_path / "home"
     compacted(undisturbed, home, grace=600)
-    run = small_spec().runs()[1]
+    run = expand(small_spec())[1]
     recheck(home, small_spec())
-    work = Work(Context(small_spec(), places(), settings(home)), lambda *_, **__: None)
+    work = Work(Session(Inputs(small_spec(), places(), settings(home))), lambda *_, **__: None)
+    prepare_experiment(work.session)
     for name, rows in work.plan([run])[run.run_id].items():
         assert not any(work.ensure(run, name, Batch(**row)) for row in rows)
     for table in ("predictions", "routing", "tokens"):
@@ -196,9 +200,10 @@ def test_a_merged_shard_that_is_damaged_after_its_run_was_reopened_is_given_up(
     flip(merged)
     warned: list[str] = []
     work = Work(
-        Context(small_spec(), places(), settings(home)), lambda event, reason: warned.append(f"{event}: {reason}")
+        Session(Inputs(small_spec(), places(), settings(home))),
+        lambda event, reason: warned.append(f"{event}: {reason}"),
     )
-    run_id = small_spec().runs()[1].run_id
+    run_id = expand(small_spec())[1].run_id
     assert not any(work._sound("predictions", run_id, step) for step in steps)
     assert len(warned) == 1
     assert merged.name in warned[0]
@@ -208,7 +213,7 @@ def test_a_merged_shard_that_is_damaged_after_its_run_was_reopened_is_given_up(
 def test_merged_shards_of_an_earlier_version_are_computed_again_together(tmp_path: Path, undisturbed: Path) -> None:
     home = tmp_path / "home"
     merged = compacted(undisturbed, home, grace=-1)
-    manifest = read_manifest(home, small_spec().runs()[1].run_id)
+    manifest = read_manifest(home, expand(small_spec())[1].run_id)
     assert manifest.shards is not None
     for entry in manifest.shards["predictions"]:
         entry["merged"] = len(entry.pop("steps"))
@@ -222,12 +227,13 @@ def test_a_run_that_was_removed_begins_without_its_old_shards(tmp_path: Path, un
     """The card names the commit that computes; shards of another must not come under it."""
     home = tmp_path / "home"
     shutil.copytree(undisturbed, home)
-    removed, other = small_spec().runs()[:2]
+    removed, other = expand(small_spec())[:2]
     delete_run(home, removed.run_id)
     assert list_shards(home, "predictions", removed.run_id)
-    work = Work(Context(small_spec(), places(), settings(home)), lambda *_, **__: None)
+    work = Work(Session(Inputs(small_spec(), places(), settings(home))), lambda *_, **__: None)
+    prepare_experiment(work.session)
     for run in (removed, other):
-        work.begin(run)
+        work.begin(run, prepare_run(work.session, run))
     assert not list_shards(home, "predictions", removed.run_id)
     assert list_shards(home, "predictions", other.run_id), "one that goes on keeps its own"
 
@@ -243,7 +249,7 @@ def test_cancelled_job_keeps_its_shards_and_goes_on_when_resumed(tmp_path: Path,
             time.sleep(0.01)
         jobs.cancel(job_id, here)
         deadline = time.monotonic() + 30
-        first = small_spec().runs()[0].run_id
+        first = expand(small_spec())[0].run_id
         while read_manifest(home, first).status != "cancelled" and time.monotonic() < deadline:
             time.sleep(0.05)
         assert read_manifest(home, first).status == "cancelled"

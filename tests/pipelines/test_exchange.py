@@ -16,15 +16,18 @@ from unittest.mock import Mock
 
 import pytest
 
-from pipelines import jobs, stages
-from pipelines.context import Context
+from pipelines import jobs
+from pipelines.context import Inputs
 from pipelines.errors import PipelineError
 from pipelines.exchange import Exchange
-from pipelines.runs import RunPlan
+from pipelines.preparation.setup import prepare_experiment
+from pipelines.runs import RunPlan, expand
 from pipelines.scratch import Scratch
+from pipelines.session import Session
 from pipelines.settings import Settings
 from pipelines.spec import places
 from pipelines.spread import Actor
+from pipelines.stage_table import BY_NAME
 from pipelines.stages import Batch
 from pipelines.work import Work
 from store import schema
@@ -45,7 +48,7 @@ class Machines:
         self.store = folder / "store"
         self.settings = without_folder(folder / "driver", self.store)
         self.request = jobs.workflow_input(small_spec(), places())
-        self.runs = small_spec().runs()
+        self.runs = expand(small_spec())
         self.actors = [Actor(), Actor()]
 
     def ask(self, actor: Actor, **task: Any) -> dict[str, Any]:
@@ -56,22 +59,24 @@ class Machines:
 
     def compute(self) -> list[bool]:
         """Every batch of every run, the actors taking turns; whether each had to be computed."""
-        batches = self.ask(self.actors[0], do="prepare", runs=[run.to_json() for run in self.runs])["batches"]
+        prepared = self.ask(self.actors[0], do="prepare", runs=[run.to_json() for run in self.runs])
+        batches, layers = prepared["batches"], prepared["layers"]
         tasks = [
-            {"do": "batch", "run": run.to_json(), "stage": name, "batch": row}
+            {"do": "batch", "run": run.to_json(), "stage": name, "batch": row, "layers": layers}
             for late in (False, True)
             for run in self.runs
             for name, rows in batches[run.run_id].items()
-            if (name in stages.AFTER_OTHERS) == late
+            if BY_NAME[name].after_others == late
             for row in rows
         ]
         return [self.ask(self.actors[i % 2], **task)["computed"] for i, task in enumerate(tasks)]
 
     def driver(self) -> tuple[Work, list[tuple[RunPlan, str, Batch]]]:
         """The driver's work with the manifests it fetches, and every batch."""
-        work = Work(Context(small_spec(), self.request["folders"], self.settings), lambda *_, **__: None)
+        work = Work(Session(Inputs(small_spec(), self.request["folders"], self.settings)), lambda *_, **__: None)
         assert work.exchange is not None
         assert all(work.exchange.fetch_manifest(run.run_id) for run in self.runs)
+        prepare_experiment(work.session)
         planned = work.plan(self.runs)
         return work, [
             (run, name, Batch(**row)) for run in self.runs for name, rows in planned[run.run_id].items() for row in rows
@@ -174,7 +179,7 @@ def test_actors_work_in_folders_that_go_with_them(machines: Machines, tmp_path: 
 )
 def test_a_store_that_cannot_be_used_is_named(url: str, sentence: str, undisturbed: Path) -> None:
     with pytest.raises(PipelineError, match=sentence):
-        Exchange(url, undisturbed).send_manifest(small_spec().runs()[0].run_id)
+        Exchange(url, undisturbed).send_manifest(expand(small_spec())[0].run_id)
 
 
 def test_credentials_in_the_url_are_not_repeated_whole_or_in_parts(tmp_path: Path) -> None:
@@ -193,7 +198,7 @@ def test_folders_are_made_but_no_bucket(tmp_path: Path, undisturbed: Path) -> No
     exchange = Exchange(f"file://{tmp_path}/a/b", undisturbed)
     exchange._root = PurePosixPath("bucket/vmoer")  # as a store without a root folder has it
     with pytest.raises(PipelineError, match="refused: No such file"):
-        exchange.send_manifest(small_spec().runs()[0].run_id)
+        exchange.send_manifest(expand(small_spec())[0].run_id)
     exchange._root = PurePosixPath(tmp_path / "bucket" / "vmoer")
-    exchange.send_manifest(small_spec().runs()[0].run_id)
+    exchange.send_manifest(expand(small_spec())[0].run_id)
     assert list((tmp_path / "bucket").rglob("*.json"))

@@ -20,6 +20,7 @@ import yaml
 from pipelines import jobs
 from pipelines.errors import JobError
 from pipelines.locks import live_executors
+from pipelines.runs import expand
 from pipelines.settings import Settings
 from pipelines.spec import Spec, places
 from store.verify import verify
@@ -74,7 +75,7 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> Non
 
 
 def shards_of(home: Path, spec: Spec) -> int:
-    return sum(len(list(home.glob(f"facts/*/run_id={run.run_id}/part-*.parquet"))) for run in spec.runs())
+    return sum(len(list(home.glob(f"facts/*/run_id={run.run_id}/part-*.parquet"))) for run in expand(spec))
 
 
 def test_two_machines_share_the_jobs_and_one_takes_over_from_the_dead_other(

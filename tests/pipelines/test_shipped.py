@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.context import Context
+from pipelines.context import Inputs
+from pipelines.preparation.setup import prepare_experiment
+from pipelines.runs import expand
+from pipelines.session import Session
 from pipelines.shipped import BUNDLED_MODELS, SHIPPED, is_shipped, shipped_part
 from pipelines.spec import parse_spec
 from tests.pipelines.support import settings
@@ -66,12 +69,13 @@ def test_a_spec_stands_on_shipped_parts(tmp_path: Path) -> None:
             "data": {"id": {"name": "worldfacts", "split": "test", "limit": 2}},
         }
     )
-    context = Context(spec, [], settings(tmp_path))
-    resident = context.resident
+    session = Session(Inputs(spec, [], settings(tmp_path)))
+    resident = session.resident
+    prepare_experiment(session)
     try:
         identities = []
-        for run in spec.runs():
-            applied = resident.applied(context, run)
+        for run in expand(spec):
+            applied = session.apply(run)
             identities.append((run.control, run.method, resident.base.identity()["adapter_sha256"] is not None))
         assert identities == [
             ("none", "deterministic", True),
@@ -82,5 +86,4 @@ def test_a_spec_stands_on_shipped_parts(tmp_path: Path) -> None:
         assert applied.handle is not None
         assert applied.handle.layers == [0, 1]
     finally:
-        resident.clear()
-        resident.base.put(None, None)
+        resident.put(None, None)

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from pipelines import models, scoring
-from pipelines.context import Context
+from pipelines.context import Inputs
 from pipelines.errors import JobError
 from pipelines.foreground import compute
+from pipelines.preparation.setup import prepare_experiment
+from pipelines.runs import expand
 from pipelines.scoring import token_budget
+from pipelines.session import Session
 from pipelines.stages import evaluate, susceptibility, trace
 from pipelines.work import Work
 from tests.pipelines.support import settings, small_spec
@@ -22,23 +25,23 @@ from vmoer.errors import VmoerError
 SPEC = small_spec(batch_tokens=512, noise={"limit": 12, "gammas": [0.02]})
 
 
-def context(home: Path, notes: list[str]) -> Context:
-    made = Context(SPEC, [], settings(home))
-    made.note = notes.append
+def session(home: Path, notes: list[str]) -> Session:
+    made = Session(Inputs(SPEC, [], settings(home)), note=notes.append)
+    prepare_experiment(made)
     return made
 
 
 @pytest.fixture
 def limited(tmp_path: Path) -> Any:
-    """A context whose model runs out of memory in forward passes of more than 200 tokens; and what it notes."""
+    """A session whose model runs out of memory in forward passes of more than 200 tokens; and what it notes."""
     notes: list[str] = []
-    made = context(tmp_path, notes)
+    made = session(tmp_path, notes)
 
     def refuse(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if kwargs["input_ids"].numel() > 200:
             raise torch.OutOfMemoryError
 
-    made.resident.applied(made, SPEC.runs()[-1])  # calibrating routers is done in batches of the spec's size
+    made.apply(expand(SPEC)[-1])  # calibrating routers is done in batches of the spec's size
     hook = made.resident.model.register_forward_pre_hook(refuse, with_kwargs=True)
     yield made, notes
     hook.remove()
@@ -53,13 +56,13 @@ def rows(columns: Any) -> dict[tuple[Any, ...], tuple[Any, ...]]:
 
 def test_a_trace_is_complete_and_the_log_says_that_batches_were_halved(tmp_path: Path, limited: Any) -> None:
     made, notes = limited
-    run = SPEC.runs()[0]
+    run = expand(SPEC)[0]
     (batch, *_) = trace.plan(made, run)
     found = rows(trace.compute(made, run, batch)["routing"])
     assert notes[0] == "out of memory: forward passes hold 118 tokens from now on instead of 512"
     assert token_budget(made).tokens < 512
     made.resident.model._forward_pre_hooks.clear()
-    undisturbed = rows(trace.compute(context(tmp_path, []), run, batch)["routing"])
+    undisturbed = rows(trace.compute(session(tmp_path, []), run, batch)["routing"])
     assert found.keys() == undisturbed.keys()
     for key, (experts, gates, entropy) in undisturbed.items():
         assert found[key][0] == experts
@@ -69,12 +72,12 @@ def test_a_trace_is_complete_and_the_log_says_that_batches_were_halved(tmp_path:
 
 def test_answers_are_complete_when_memory_runs_out(tmp_path: Path, limited: Any) -> None:
     made, notes = limited
-    run = SPEC.runs()[-1]
+    run = expand(SPEC)[-1]
     (batch, *_) = evaluate.plan(made, run)
     found = evaluate.compute(made, run, batch)["predictions"]
     assert notes
     made.resident.model._forward_pre_hooks.clear()
-    undisturbed = evaluate.compute(context(tmp_path, []), run, batch)["predictions"]
+    undisturbed = evaluate.compute(session(tmp_path, []), run, batch)["predictions"]
     assert found["example_id"] == undisturbed["example_id"]
     for one, other in zip(found["probs"], undisturbed["probs"], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -82,7 +85,7 @@ def test_answers_are_complete_when_memory_runs_out(tmp_path: Path, limited: Any)
 
 def test_a_step_that_cannot_be_halved_ends_with_a_sentence(tmp_path: Path, limited: Any) -> None:
     made, _ = limited
-    run = SPEC.runs()[0]
+    run = expand(SPEC)[0]
     (batch, *_) = susceptibility.plan(made, run)
     work = Work(made, lambda event, **fields: None)
     with pytest.raises(VmoerError, match="stage susceptibility ran out of memory: lower `batch_tokens`"):
@@ -97,7 +100,9 @@ def test_a_job_whose_model_finds_no_memory_ends_with_a_sentence(
 
     monkeypatch.setattr(models, "_LOADED", {})
     monkeypatch.setattr(models, "load", full)
-    with pytest.raises(JobError, match="stage plan ran out of memory: lower `batch_tokens` or `micro_batch`") as found:
+    with pytest.raises(
+        JobError, match="stage prepare ran out of memory: lower `batch_tokens` or `micro_batch`"
+    ) as found:
         compute(SPEC, [], settings(tmp_path), quiet=True)
     assert "end other programs" in str(found.value)
 
@@ -130,7 +135,7 @@ def test_a_probe_with_the_longest_question_sets_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, most: int
 ) -> None:
     notes: list[str] = []
-    made = context(tmp_path, notes)
+    made = session(tmp_path, notes)
     memory = Measured(made.resident.model, size)
     monkeypatch.setattr(scoring, "device_memory", lambda device: memory)
     budget = token_budget(made)

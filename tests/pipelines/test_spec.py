@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import PipelineError, SpecError
+from pipelines.runs import expand
 from pipelines.settings import load_settings
 from pipelines.spec import Spec, load_spec, parse_spec, resolve_path
 from pipelines.yamlfile import read_mapping
@@ -153,7 +154,7 @@ def test_a_field_that_came_later_leaves_older_identities_alone() -> None:
 
 
 def test_runs_begin_with_the_baseline_and_carry_both_controls() -> None:
-    runs = spec(methods=["fcvr"], estimators=["in-router", "predictive"]).runs()
+    runs = expand(spec(methods=["fcvr"], estimators=["in-router", "predictive"]))
     kinds = [(run.method, run.estimator, run.control) for run in runs]
     assert kinds == [
         ("deterministic", "none", "none"),
@@ -168,29 +169,29 @@ def test_runs_begin_with_the_baseline_and_carry_both_controls() -> None:
 
 
 def test_a_head_control_that_would_repeat_a_row_is_left_out() -> None:
-    given = spec(methods=["temperature", "mcdr", "vtsr"], controls=["untrained", "beta-zero"]).runs()
+    given = expand(spec(methods=["temperature", "mcdr", "vtsr"], controls=["untrained", "beta-zero"]))
     found = {(run.method, run.control) for run in given if not run.deterministic}
     none = {(name, "none") for name in ("temperature", "mcdr", "vtsr")}
     assert found == none | {("mcdr", "untrained"), ("vtsr", "untrained"), ("vtsr", "beta-zero")}
 
 
 def test_the_closed_form_takes_no_samples() -> None:
-    runs = spec(methods=["fcvr"], estimators=["closed-form"], controls=[]).runs()
+    runs = expand(spec(methods=["fcvr"], estimators=["closed-form"], controls=[]))
     assert [(run.estimator, run.samples) for run in runs] == [("none", 1), ("closed-form", 1)]
 
 
 def test_a_run_comes_after_everything_it_is_compared_with() -> None:
     seen: list[str] = []
-    for run in spec(methods=["mfvr", "fcvr"], estimators=["predictive", "in-router"]).runs():
+    for run in expand(spec(methods=["mfvr", "fcvr"], estimators=["predictive", "in-router"])):
         assert set(run.compare_with) <= set(seen)
         assert (run.compare_with == ()) == (run.method == "deterministic")
         seen.append(run.run_id)
 
 
 def test_run_ids_are_deterministic_safe_and_say_what_they_are() -> None:
-    first = spec(model="/models/My Model (v2)", methods=["fcvr"]).runs()
+    first = expand(spec(model="/models/My Model (v2)", methods=["fcvr"]))
     assert [run.run_id for run in first] == [
-        run.run_id for run in spec(model="/models/My Model (v2)", methods=["fcvr"]).runs()
+        run.run_id for run in expand(spec(model="/models/My Model (v2)", methods=["fcvr"]))
     ]
     assert first[2].run_id.startswith("my-model-v2.fcvr.in-router.untrained.")
     for run in first:

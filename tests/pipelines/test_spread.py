@@ -21,8 +21,9 @@ import pytest
 from pipelines import engine, jobs, work
 from pipelines.errors import PipelineError
 from pipelines.room import met_full_disk
+from pipelines.runs import expand
 from pipelines.spec import places
-from pipelines.spread import Actor, Spread, outcome
+from pipelines.spread import Actor, RayCluster, outcome
 from store.errors import WriteError
 from store.verify import verify
 from tests.pipelines.support import assert_same_tables, environment, settings, small_spec
@@ -147,16 +148,17 @@ def prepared(tmp_path: Path, undisturbed: Path) -> Iterator[Path]:
     """The stored runs of the small experiment, one shard of the baseline missing."""
     home = tmp_path / "home"
     shutil.copytree(undisturbed, home)
-    run = small_spec().runs()[0]
+    run = expand(small_spec())[0]
     next((home / "facts" / "table=predictions" / f"run_id={run.run_id}").glob("*.parquet")).unlink()
     return home
 
 
 def tasks_of(actor: Actor, home: Path, request: dict[str, Any]) -> list[dict[str, Any]]:
-    runs = [run.to_json() for run in small_spec().runs()[:1]]
-    planned = answer_of(actor, home, {"do": "prepare", "runs": runs, "request": request})["batches"]
-    rows = planned[runs[0]["run_id"]]["evaluate"]
-    return [{"do": "batch", "run": runs[0], "stage": "evaluate", "batch": row, "request": request} for row in rows]
+    runs = [run.to_json() for run in expand(small_spec())[:1]]
+    prepared = answer_of(actor, home, {"do": "prepare", "runs": runs, "request": request})
+    rows = prepared["batches"][runs[0]["run_id"]]["evaluate"]
+    task = {"do": "batch", "run": runs[0], "stage": "evaluate", "layers": prepared["layers"], "request": request}
+    return [{**task, "batch": row} for row in rows]
 
 
 def test_an_actor_computes_what_is_missing_and_nothing_else(prepared: Path, request_of_small: dict[str, Any]) -> None:
@@ -171,7 +173,7 @@ def test_an_actor_refuses_other_questions_and_weights_than_the_run_began_with(
     prepared: Path, request_of_small: dict[str, Any]
 ) -> None:
     tasks = tasks_of(Actor(), prepared, request_of_small)
-    file = prepared / "runs" / f"{small_spec().runs()[0].run_id}.json"
+    file = prepared / "runs" / f"{expand(small_spec())[0].run_id}.json"
     manifest = json.loads(file.read_text())
     for changed, sentence in (
         ({"dtype": "bfloat16"}, "other weights or another number format"),
@@ -217,5 +219,5 @@ def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_more_actors_than_gpus_are_refused(tmp_path: Path, request_of_small: dict[str, Any]) -> None:
     wanted = replace(settings(tmp_path), device="cuda", engine="ray", actors=100_000)
-    with pytest.raises(PipelineError, match="GPUs for 100000 actors"), Spread(request_of_small, wanted):
+    with pytest.raises(PipelineError, match="GPUs for 100000 actors"), RayCluster(request_of_small, wanted):
         pass

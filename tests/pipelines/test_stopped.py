@@ -12,6 +12,7 @@ import pytest
 
 from pipelines import jobs
 from pipelines.room import WAITING, with_room
+from pipelines.runs import expand
 from pipelines.spec import places
 from store.catalog import read_manifest
 from store.errors import WriteError
@@ -75,7 +76,7 @@ def test_a_job_over_its_time_limit_is_cancelled_with_a_sentence(stopped: tuple[P
     assert job.status == "cancelled"
     assert "longer than the 0.000139 hours of VMOER_MAX_JOB_HOURS" in job.message
     assert "\n" not in job.message
-    begun = [run.run_id for run in spec.runs() if (home / "runs" / f"{run.run_id}.json").exists()]
+    begun = [run.run_id for run in expand(spec) if (home / "runs" / f"{run.run_id}.json").exists()]
     deadline = time.monotonic() + 30
     while any(read_manifest(home, run_id).status == "running" for run_id in begun):  # its step in flight ends first
         assert time.monotonic() < deadline

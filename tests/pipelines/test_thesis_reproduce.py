@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.bases import adapter_folder
 from pipelines.cli import run
-from pipelines.context import Context
+from pipelines.context import Inputs
+from pipelines.session import Session
 from pipelines.thesis.estimate import estimate
 from pipelines.thesis.suite import load_suite, plan
 from pipelines.train import LOG, missing_parts
@@ -21,7 +21,7 @@ from vmoer.tap import tap_of
 def test_estimate_counts_what_is_still_to_be_trained(tmp_path: Path) -> None:
     home = settings(tmp_path / "home")
     planned, _ = plan(load_suite("thesis", home), "full", "worldfacts-moe", ["worldfacts"], 4, 2, ["main", "controls"])
-    main, controls = (Context(item.spec, [], home) for item in planned)
+    main, controls = (Inputs(item.spec, [], home) for item in planned)
     wanted = missing_parts(main)
     # a part for the adapter and the MAP routers, and one for each method with parameters; β = 0 is the controls' own
     assert len(wanted) == 2 + 8
@@ -30,8 +30,8 @@ def test_estimate_counts_what_is_still_to_be_trained(tmp_path: Path) -> None:
     assert 0 < before.training < before.seconds
     assert "of them training" in before.sentence()
     assert before.memory > 2**28
-    assert not tap_of(main.resident.model).shifts, "the pass that was measured leaves nothing behind"
-    adapter = adapter_folder(main)
+    assert not tap_of(Session(main).resident.model).shifts, "the pass that was measured leaves nothing behind"
+    adapter = main.parts.adapter()
     assert adapter is not None
     adapter.mkdir(parents=True)
     (adapter / LOG).write_text("{}")

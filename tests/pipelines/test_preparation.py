@@ -1,0 +1,107 @@
+"""The step *prepare*: all training and measuring before a run happens there, under its own name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbos import DBOS
+
+from pipelines import engine, noise_control, train
+from pipelines.context import Inputs
+from pipelines.errors import PipelineError
+from pipelines.foreground import compute
+from pipelines.runs import expand
+from pipelines.session import Session
+from pipelines.spec import parse_spec
+from store.catalog import read_manifest
+from store.run_tables import RunTables
+from tests.pipelines.support import settings
+from vmoer.errors import CheckpointError
+
+TRAIN = {
+    "data": {"name": "worldfacts", "split": "train", "limit": 12},
+    "validation": {"name": "worldfacts", "split": "validation", "limit": 4},
+    "epochs": 1,
+    "evaluate_every": 1,
+    "batch_size": 12,
+    "tune_noise": True,
+}
+SPEC: dict[str, Any] = {
+    "name": "prepared",
+    "model": "worldfacts-moe",
+    "methods": ["mfvr"],
+    "layers": [1],
+    "estimators": ["in-router"],
+    "controls": ["untrained", "non-routing-noise"],
+    "samples": 2,
+    "predictive_samples": 2,
+    "routers": {"train": TRAIN},
+    "data": {"id": {"name": "worldfacts", "split": "test", "limit": 6}},
+    "stages": ["evaluate"],
+    "bootstrap": 100,
+}
+
+
+def test_only_prepare_trains_or_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The noise control comes first, so that it is its step *prepare* which trains the method."""
+    calls: list[tuple[str, str]] = []
+    now: list[str] = []
+
+    def seen(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            calls.append((name, now[-1]))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    seen(train, "train")
+    seen(noise_control, "matched_scale")
+    seen(noise_control, "tuned_noise")
+    seen(train, "tuned_noise")
+    real_step = engine.step
+
+    def step(job: Any, name: str, *arguments: Any) -> Any:
+        now.append(name)
+        return real_step(job, name, *arguments)
+
+    stages: list[str] = []
+    real_event = DBOS.set_event
+
+    def event(key: str, value: Any) -> None:
+        if now and now[-1].endswith(": prepare") and value["stage_total"]:
+            stages.append(value["stage"])
+        real_event(key, value)
+
+    monkeypatch.setattr(engine, "step", step)
+    monkeypatch.setattr(DBOS, "set_event", event)
+    job = compute(parse_spec(SPEC), [], settings(tmp_path), quiet=True)
+    assert job.status == "finished"
+
+    runs = {run.control: run.run_id for run in expand(parse_spec(SPEC)) if not run.deterministic}
+    noise, untrained = (f"{runs[control]}: prepare" for control in ("non-routing-noise", "untrained"))
+    assert calls == [
+        ("train", noise),
+        ("tuned_noise", noise),
+        ("matched_scale", noise),
+        ("tuned_noise", untrained),
+    ]
+    assert set(stages) == {"prepare"}, "training shows its progress under the name of the step"
+    for run_id in runs.values():
+        steps = [name for name in now if name.startswith(f"{run_id}: ")]
+        assert steps[:2] == [f"{run_id}: prepare", f"{run_id}: begin"]
+    assert len(RunTables(tmp_path, runs["none"]).table("training_log")), "the method's own run has the log"
+    assert read_manifest(tmp_path, runs["non-routing-noise"]).card["routing"]["noise_scale"] > 0
+
+
+def test_a_session_trains_nothing_by_itself(tmp_path: Path) -> None:
+    session = Session(Inputs(parse_spec(SPEC), [], settings(tmp_path)))
+    run = expand(session.spec)[-1]
+    with pytest.raises(CheckpointError, match=r"routers\.json is missing"):
+        session.apply(run)
+    with pytest.raises(PipelineError, match="prepare the experiment first"):
+        session.layers_of("mfvr")
+    assert not (tmp_path / "routers").exists()
