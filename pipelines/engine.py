@@ -27,7 +27,7 @@ from pipelines.errors import JobError, PipelineError, SpecError
 from pipelines.execution import STEP_LOCK, Execution, step
 from pipelines.jobdb import reason_of
 from pipelines.joblog import JobLog
-from pipelines.jobs import WORKFLOW, get_job
+from pipelines.jobs import STEPS, WORKFLOW, get_job
 from pipelines.manifests import end_run, finished, remove_stale_shards, seal_run
 from pipelines.preparation.setup import Setup, prepare_experiment, prepare_run
 from pipelines.progress import Progress
@@ -76,6 +76,11 @@ def experiment(request: dict[str, Any]) -> dict[str, Any]:
     """Compute the experiment a request describes (:func:`pipelines.jobs.workflow_input`); returns its run ids."""
     job_id = str(DBOS.workflow_id)
     STOPPED.discard(job_id)
+    if request.get("steps") != STEPS:
+        raise JobError(
+            "this job was begun by another version of VMoER, whose steps differ; submit its spec again: what it has "
+            "stored is used"
+        )
     try:
         return _compute(request, job_id, configured())
     finally:

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 #: fixed on purpose: the default of DBOS changes with the code, and a changed version stops recovery
 APPLICATION = "vmoer"
-APPLICATION_VERSION = "2"
+APPLICATION_VERSION = "1"
+#: raised when the steps of an experiment or their order change: a job begun with others is refused, not replayed
+STEPS = 2
 WORKFLOW = "experiment"
 PROGRESS_EVENT = "progress"
 ANY_DEVICE = "auto"
@@ -138,7 +140,7 @@ def enqueue(request: dict[str, Any], queue: str, settings: Settings) -> str:
 
 def workflow_input(spec: Spec, folders: Sequence[str]) -> dict[str, Any]:
     """The one argument of the workflow, plain JSON."""
-    return {"spec": spec.canonical(), "folders": list(folders), "experiment": spec.experiment}
+    return {"spec": spec.canonical(), "steps": STEPS, "folders": list(folders), "experiment": spec.experiment}
 
 
 def list_jobs(settings: Settings | None = None, limit: int = 100) -> list[Job]:
@@ -213,6 +215,7 @@ def resume(job_id: str, device: str = ANY_DEVICE, settings: Settings | None = No
             client.resume_workflow(job_id, queue_name=queue_name(device))
             return job_id
         request = _request(client.list_workflows(workflow_ids=[job_id])[0])
+    request["steps"] = STEPS  # the new job begins with the steps of today
     return enqueue(request, queue_name(device), settings)
 
 

@@ -84,5 +84,6 @@ def _check_ownership(job: Execution) -> None:
 
 
 def tell(job: Execution, answer: dict[str, Any]) -> None:
+    """Write an actor's notes into the job's log."""
     for note in answer["notes"]:
         (job.log.warning if note.pop("mended") else job.log.info)(**note)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from dbos import DBOS
 
-from pipelines import engine, noise_control, train
+from pipelines import engine, jobs, noise_control, train
 from pipelines.context import Inputs
-from pipelines.errors import PipelineError
+from pipelines.errors import JobError, PipelineError
 from pipelines.foreground import compute
 from pipelines.runs import expand
 from pipelines.session import Session
@@ -104,4 +104,16 @@ def test_a_session_trains_nothing_by_itself(tmp_path: Path) -> None:
         session.apply(run)
     with pytest.raises(PipelineError, match="prepare the experiment first"):
         session.layers_of("mfvr")
+    assert not (tmp_path / "routers").exists()
+
+
+def test_a_job_of_other_steps_is_refused_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = jobs.workflow_input
+
+    def earlier(*arguments: Any) -> dict[str, Any]:
+        return {key: value for key, value in real(*arguments).items() if key != "steps"}
+
+    monkeypatch.setattr(jobs, "workflow_input", earlier)
+    with pytest.raises(JobError, match="begun by another version of VMoER, whose steps differ; submit its spec again"):
+        compute(parse_spec(SPEC), [], settings(tmp_path), quiet=True)
     assert not (tmp_path / "routers").exists()
