@@ -41,6 +41,7 @@ def plan(session: Session, run: RunPlan) -> list[Batch]:
 def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Columns]:
     resident = session.resident
     handle = session.apply(run).handle
+    assert handle is not None
     prompts = encode_batches(session.inputs, resident, QUESTIONS, session.inputs.in_distribution.name)[0]
     rows = _formulas(session, run, handle.head(handle.layers[0]))
     predictive = run.estimator == "predictive"
