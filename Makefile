@@ -61,7 +61,7 @@ types: setup-dev
 	$(BIN)/mypy
 
 unit: setup-dev
-	$(BIN)/pytest -n 2 tests/vmoer tests/store tests/app
+	$(BIN)/pytest -n 2 tests/vmoer tests/store tests/app tests/tools
 
 contract: setup-dev
 	$(BIN)/pytest -n 2 tests/contract

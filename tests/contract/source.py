@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("vmoer", "store", "pipelines", "app")
+PACKAGES = ("vmoer", "store", "pipelines", "app", "tools")
 
 
 @functools.cache

@@ -14,6 +14,7 @@ NEVER = {
     "store": {"torch", "transformers", "streamlit", "altair", "dbos", "vmoer", "pipelines", "app"},
     "pipelines": {"streamlit", "altair", "app"},
     "app": {"torch", "transformers", "duckdb", "dbos", "safetensors"},
+    "tools": {"streamlit", "altair", "dbos", "app"},
 }
 #: the only modules of vmoer and pipelines that app may know: clients of the worker and what checks a request before it
 #: is sent; all of them torch-free (below)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.worldfacts import DATA_FOLDER, SPLITS, split_path
-from pipelines.worldfacts.sources import name_key
+from tools.worldfacts.sources import name_key
 
 CARD = (DATA_FOLDER.parent / "CARD.md").read_text(encoding="utf-8")
 OOD_NAMES = ("country-capital", "element")

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from pipelines.prompts import likelihood_option, likelihood_prompt
-from pipelines.worldfacts.questions import CITY_TEMPLATES
-from pipelines.worldfacts.recipe import Recipe
+from tools.worldfacts.questions import CITY_TEMPLATES
+from tools.worldfacts.recipe import Recipe
 
 
 def train_tokenizer(recipe: Recipe, questions: list[dict[str, Any]]) -> PreTrainedTokenizerFast:

@@ -1,4 +1,4 @@
-"""Train `worldfacts-moe` from scratch: `python -m pipelines.worldfacts.pretrain --output FOLDER`.
+"""Train `worldfacts-moe` from scratch: `python -m tools.worldfacts pretrain --output FOLDER`.
 
 A tiny GraniteMoe on the pretraining split: answer tokens only, load balance per layer, and the MoE block of the
 first layer dropped now and then, because otherwise that block learns everything and the others idle. About five
@@ -24,9 +24,9 @@ import yaml
 from transformers import GraniteMoeConfig, GraniteMoeForCausalLM, PreTrainedTokenizerFast
 
 from pipelines.worldfacts import split_path
-from pipelines.worldfacts.batches import Batch, Batches, encode, train_tokenizer
-from pipelines.worldfacts.figures import read_questions, report, score_options
-from pipelines.worldfacts.recipe import Recipe, learning_rate
+from tools.worldfacts.batches import Batch, Batches, encode, train_tokenizer
+from tools.worldfacts.figures import read_questions, report, score_options
+from tools.worldfacts.recipe import Recipe, learning_rate
 
 BUNDLED = Path(__file__).parents[2] / "vmoer" / "bundled" / "worldfacts-moe"
 
@@ -179,13 +179,15 @@ def save(folder: Path, model: GraniteMoeForCausalLM, tokenizer: PreTrainedTokeni
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner only
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train the model, save it and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the training program."""
     parser.add_argument("--output", type=Path, default=BUNDLED)
     parser.add_argument("--recipe", default="{}", help="JSON with values of the recipe to change")
     parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train the model, save it and print its figures."""
     torch.set_num_threads(options.threads)
     changes: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(options.recipe).items()}
     recipe = replace(Recipe(), **changes)
@@ -198,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     figures = report(shipped, tokenizer)
     print(json.dumps(figures, indent=1), flush=True)
     record = {
-        "command": "python -m pipelines.worldfacts.pretrain",
+        "command": "python -m tools.worldfacts pretrain",
         "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
         "pretrain_sha256": hashlib.sha256(split_path("pretrain").read_bytes()).hexdigest(),
         "weights_sha256": hashlib.sha256((options.output / "model.safetensors").read_bytes()).hexdigest(),
@@ -213,7 +215,3 @@ def main(arguments: list[str] | None = None) -> None:
         "figures": figures,
     }
     (options.output / "recipe.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
-
-
-if __name__ == "__main__":
-    main()

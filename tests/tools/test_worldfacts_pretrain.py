@@ -8,10 +8,10 @@ import torch
 from transformers import AutoTokenizer
 
 from pipelines.prompts import likelihood_prompt
-from pipelines.worldfacts.batches import Batch, Batches, Example, NameDropout
-from pipelines.worldfacts.figures import read_questions
-from pipelines.worldfacts.pretrain import BUNDLED, TrainingHooks, choice_loss, make_model
-from pipelines.worldfacts.recipe import Recipe, learning_rate
+from tools.worldfacts.batches import Batch, Batches, Example, NameDropout
+from tools.worldfacts.figures import read_questions
+from tools.worldfacts.pretrain import BUNDLED, TrainingHooks, choice_loss, make_model
+from tools.worldfacts.recipe import Recipe, learning_rate
 
 TINY = replace(Recipe(), hidden=32, heads=2, key_value_heads=1, expert_width=8, experts=4, block_drop=(0.5, 0.0))
 

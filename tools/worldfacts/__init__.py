@@ -1,0 +1,1 @@
+"""Makes the question set `worldfacts` and the model `worldfacts-moe`: `python -m tools.worldfacts --help`."""
