@@ -1,4 +1,4 @@
-"""Benchmarks a user can run; ratios are measured in turn within one run, so that a busy machine does not decide."""
+"""The command `vmoer bench`: benchmarks a user can run."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 
 import vmoer
+from pipelines.commands.root import Json
+from pipelines.console import print_rows
 from pipelines.errors import PipelineError
 from pipelines.models import load
+from store import queries
+from store.catalog import RunManifest, now, seal, write_manifest
+from store.publish import publish
+from store.reader import open_store
+from store.shards import write_shard
 from vmoer.forward.modes import evaluation, random_tokens
-
-if TYPE_CHECKING:
-    from store.catalog import RunManifest
 
 #: name → (goal, what the value is); lower is better for all of them
 GOALS = {
@@ -28,6 +33,16 @@ GOALS = {
     "query": (0.25, "seconds for the layer statistics of a run with 100,000 routing rows"),
 }
 _ROUNDS = 15
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="router, record, publish, query or all.")] = "all",
+    json_: Json = False,
+) -> None:
+    """Measure ratios and times on this machine, each beside its goal; exit code 1 when a goal is missed."""
+    rows = run_benchmarks(name)
+    print_rows(rows, json_, "no benchmarks")
+    raise typer.Exit(0 if all(row["met"] for row in rows) else 1)
 
 
 def run_benchmarks(name: str) -> list[dict[str, Any]]:
@@ -68,7 +83,8 @@ def _record() -> float:
 
 
 def _ratio(model: Any, first: Callable[[], Any], second: Callable[[], Any]) -> float:
-    """Median over rounds of the time of ``first`` ÷ ``second``, taken in turn."""
+    """Return the median over rounds of the time of ``first`` ÷ ``second``."""
+    # both are measured in turn, so that a busy machine slows both
     ratios = []
     with evaluation(model), torch.inference_mode():
         for number in range(_ROUNDS + 2):
@@ -90,9 +106,6 @@ def _publish() -> float:
 
 
 def _query() -> float:
-    from store import queries
-    from store.reader import open_store
-
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder))
         with open_store(folder) as store:
@@ -104,10 +117,6 @@ def _query() -> float:
 
 def _write(home: Path, examples: int = 250, tokens: int = 20, layers: int = 20, k: int = 4) -> None:
     """A sealed run with random routing rows, published."""
-    from store.catalog import now, seal, write_manifest
-    from store.publish import publish
-    from store.shards import write_shard
-
     run_id = "bench.deterministic.none.0"
     rows = examples * tokens * layers
     random = np.random.default_rng(0)
@@ -141,8 +150,6 @@ def _write(home: Path, examples: int = 250, tokens: int = 20, layers: int = 20, 
 
 def manifest(run_id: str, layers: int, n_experts: int, top_k: int) -> RunManifest:
     """The manifest of a run of random numbers that is being written."""
-    from store.catalog import RunManifest, now
-
     model = {
         "model": "bench",
         "architecture": "none",

@@ -1,16 +1,38 @@
-"""The models that come with VMoER, as the command line lists and builds them."""
+"""The commands `vmoer models`: list the models that come with VMoER, and build one."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
-from pipelines.console import clean, say
+from pipelines.commands.root import Json, Typer
+from pipelines.console import clean, print_json, print_rows, say
 from vmoer.errors import UnknownNameError
 from vmoer.models import ModelInfo, available_models, load_model
 from vmoer.registry import unknown_name
+
+app = Typer(help="Bundled models: list them, or fetch and build one.", no_args_is_help=True)
+
+
+@app.command("list")
+def models_list(json_: Json = False) -> None:
+    """The models that come with VMoER and where they are."""
+    print_rows(model_rows(), json_, "no models")
+
+
+@app.command("get")
+def models_get(
+    name: Annotated[str, typer.Argument(help="A name from `vmoer models list`.")], json_: Json = False
+) -> None:
+    """Fetch and build a model once; the path it was saved to is printed."""
+    row = get_model(name, quiet=json_)
+    if json_:
+        print_json(row)
+    else:
+        print(clean(row["path"]))
 
 
 def model_rows() -> list[dict[str, Any]]:

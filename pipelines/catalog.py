@@ -1,13 +1,10 @@
-"""Rows the command line lists: runs from their manifests, question sets after checking them."""
+"""The rows of runs that the command line lists, read from their manifests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from pipelines import worldfacts
-from pipelines.questions import load_questions
-from pipelines.spec import DataSource
 from store.catalog import RunManifest, list_manifests
 from store.retention import run_sizes
 
@@ -52,29 +49,3 @@ def run_rows(home: Path) -> list[dict[str, Any]]:
         }
         for one in sorted(manifests, key=order)
     ]
-
-
-def question_set_rows(path: Path | None) -> list[dict[str, Any]]:
-    """One row per built-in split, or the one for ``path``, each read and checked in full."""
-    if path is not None:
-        sources = [("", DataSource(path=str(path)), "")]
-    else:
-        sources = [
-            ("worldfacts", DataSource(name="worldfacts", split=split), role)
-            for split, (_, role) in worldfacts.SPLITS.items()
-        ]
-    rows = []
-    for name, source, role in sources:
-        found = load_questions(source)
-        rows.append(
-            {
-                "dataset": found.name,
-                "built_in": name or None,
-                "role": role or None,
-                "n": len(found.questions),
-                "options": max(len(question.choices) for question in found.questions),
-                "source": found.source,
-                "content_sha256": found.content_sha256,
-            }
-        )
-    return rows

@@ -13,21 +13,19 @@ from typing import Any
 import typer
 
 from pipelines import console, jobdb
-from pipelines.commands import experiments, results, serving, setup, suites  # noqa: F401  they register their commands
-from pipelines.commands.root import app
+from pipelines.commands.table import app, load_all
 from pipelines.errors import JobError, PipelineError
+from store.errors import StoreError
+from vmoer.errors import VmoerError
 
 
 def main() -> None:
-    """Entry point: runs a command and turns every known error into one sentence and an exit code."""
+    """Run a command and exit; every known error becomes one sentence and an exit code."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code of ``vmoer`` with these arguments."""
-    from store.errors import StoreError
-    from vmoer.errors import VmoerError
-
+    """Run ``vmoer`` with these arguments and return its exit code."""
     try:
         code = app(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -64,5 +62,5 @@ def _usage_error() -> Any:
 
 
 def command_tree() -> Any:
-    """The click command behind the app, for the generated documentation."""
-    return typer.main.get_command(app)
+    """Return the click command with every subcommand imported, for the generated documentation."""
+    return load_all(typer.main.get_command(app))

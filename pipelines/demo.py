@@ -12,7 +12,9 @@ from pipelines.foreground import compute
 from pipelines.runs import expand
 from pipelines.settings import Settings
 from pipelines.spec import Spec, load_spec
+from store import queries
 from store.archive import read_archives
+from store.reader import open_store
 
 SPECS = Path(__file__).parent / "specs"
 #: results computed before, shown from the first start and labelled so
@@ -49,9 +51,6 @@ def run_demo(settings: Settings, *, serve_pages: bool, address: str, port: int, 
 
 def summary(settings: Settings) -> list[dict[str, Any]]:
     """One row per run of the demo on the in-distribution set, with the far-OoD AUROC of the answer entropy."""
-    from store import queries
-    from store.reader import open_store
-
     wanted = [run.run_id for name in (FIRST, SECOND) for run in expand(_spec(name, settings))]
     with open_store(settings.home) as store:
         values = queries.metrics(store, wanted)

@@ -9,6 +9,7 @@ from pipelines import console, jobs
 from pipelines.errors import DeviceBusyError, JobError
 from pipelines.settings import Settings
 from pipelines.spec import Spec
+from pipelines.worker import detect_device, is_served, run_foreground
 
 
 def compute(spec: Spec, folders: Sequence[str], settings: Settings, quiet: bool = False) -> jobs.Job:
@@ -16,8 +17,6 @@ def compute(spec: Spec, folders: Sequence[str], settings: Settings, quiet: bool 
 
     Ctrl-C cancels a job computed here; a job at a worker goes on there.
     """
-    from pipelines.worker import detect_device, is_served, run_foreground
-
     device = detect_device(settings.device)
     with console.JobProgress(quiet) as progress:
         if not is_served(settings, device):

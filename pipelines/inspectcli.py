@@ -9,7 +9,9 @@ from typing import Any
 
 from pipelines import console
 from pipelines.errors import SpecError
+from pipelines.inspection import inspect
 from pipelines.live import parse_request
+from pipelines.models import kept
 from pipelines.settings import Settings
 
 SHOWS = ("routing", "next", "why")
@@ -40,9 +42,6 @@ def rows_of(
     if not named and not method:
         raise SpecError("--routers names a checkpoint: say with --method which method it is of")
     request = parse_request(asked, settings, any_model=True)
-    from pipelines.inspection import inspect
-    from pipelines.models import kept
-
     said = ""
 
     def tell(_done: int, _total: int, message: str) -> None:

@@ -1,9 +1,13 @@
-"""``vmoer noise-floor``: how often number format or expert kernel alone change the experts of a model, per layer."""
+"""The command `vmoer noise-floor`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from pipelines.commands.root import Device, Json
+from pipelines.console import print_rows
 from pipelines.models import load
 from pipelines.prompts import likelihood_prompt
 from pipelines.questions import load_questions
@@ -15,6 +19,22 @@ from vmoer.memory import TokenBudget
 from vmoer.metrics.bootstrap import N_RESAMPLES
 
 _BATCH_TOKENS = 4096
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A model's name, a folder or a hub id.")],
+    prompts: Annotated[
+        str | None, typer.Option(help="File of prompts or question set; the built-in questions if left out.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Prompts to measure on.")] = 64,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """How often bfloat16, or another expert kernel, changes the experts that float32 picks, per layer.
+
+    An instability no larger than this says nothing about the router. The model is copied once in float32.
+    """
+    print_rows(noise_floor_rows(model, prompts, limit, device), json_, "no MoE layers")
 
 
 def noise_floor_rows(model: str, prompts: str | None, limit: int, device: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from types import FrameType
 from pipelines.dashboard import WILDCARDS, reachable_as, streamlit_command
 from pipelines.errors import ServeError
 from pipelines.settings import Settings
-from pipelines.worker import is_served
+from pipelines.worker import detect_device, is_served
 
 
 def end_on_sigterm() -> None:
@@ -49,8 +49,6 @@ def start_dashboard(settings: Settings, address: str, port: int) -> subprocess.P
 
 def start_worker(settings: Settings, device: str) -> subprocess.Popen[bytes] | None:
     """A worker process for a device; ``None`` when one is running already."""
-    from pipelines.worker import detect_device
-
     if is_served(settings, detect_device(device)):
         return None
     return _start([sys.executable, "-m", "pipelines", "worker", "--device", device], settings)

@@ -1,4 +1,4 @@
-"""The root of the command line and the options that several commands share."""
+"""Classes of commands, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class _Once:
-    """Refuses an option that is given again where one value would silently win; those of several values add up."""
+    """Refuse an option that is given again where one value would silently win."""
 
     def parse_args(self, context: Any, args: list[str]) -> Any:
-        """Arguments as the command takes them."""
+        """Parse the arguments; options that take several values add up."""
         command: Any = self
         given = Counter(command.make_parser(context).parse_args(args=list(args))[2])
         for parameter, times in given.items():
@@ -26,43 +26,24 @@ class _Once:
         return super().parse_args(context, args)  # type: ignore[misc]  # of the class it is mixed into
 
 
-class _Command(_Once, TyperCommand):
-    pass
+class OnceCommand(_Once, TyperCommand):
+    """A command whose options are given once."""
 
 
-class _Group(_Once, TyperGroup):
-    pass
+class OnceGroup(_Once, TyperGroup):
+    """A group whose options are given once."""
 
 
-class _Typer(typer.Typer):
+class Typer(typer.Typer):
     """Commands and groups whose options are given once."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(cls=_Group, **options)
+    def __init__(self, group: type[OnceGroup] = OnceGroup, **options: Any) -> None:
+        super().__init__(cls=group, add_completion=False, rich_markup_mode=None, **options)
 
     def command(self, name: str | None = None, **options: Any) -> Any:
         """Register a command."""
-        return super().command(name, cls=_Command, **options)
+        return super().command(name, cls=OnceCommand, **options)
 
-
-app = _Typer(
-    name="vmoer",
-    help="See, measure and fix the routing uncertainty of Mixture-of-Experts language models.",
-    epilog=(
-        "Exit codes: 0 done · 1 problems found (`verify`, `doctor`, a goal missed in `bench`) · 2 bad input or a "
-        "missing thing, named in one sentence · 3 a job failed or was cancelled · 130 interrupted with Ctrl-C."
-    ),
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-models_app = _Typer(help="Bundled models: list them, or fetch and build one.", no_args_is_help=True)
-jobs_app = _Typer()
-runs_app = _Typer()
-app.add_typer(runs_app, name="runs")
-app.add_typer(models_app, name="models")
-app.add_typer(jobs_app, name="jobs")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
@@ -74,7 +55,7 @@ def _device(value: str) -> str:
 
 
 def names(values: list[str] | None) -> list[str]:
-    """What an option of several names was given: separated by commas, or the option again."""
+    """Split the values of an option of several names at their commas."""
     return [name.strip() for value in values or [] for name in value.split(",") if name.strip()]
 
 

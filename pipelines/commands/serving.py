@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from pipelines import console
-from pipelines.commands.root import Address, Device, Engine, Insecure, Json, MetricsPort, Port, app
+from pipelines import console, health
+from pipelines import serve as server
+from pipelines.commands.root import Address, Device, Engine, Insecure, Json, MetricsPort, Port
+from pipelines.dashboard import check_address
+from pipelines.demo import run_demo
 from pipelines.settings import load_settings
+from pipelines.worker import run_worker
 
 
-@app.command()
 def demo(
     serve: Annotated[bool, typer.Option(help="Show the dashboard; --no-serve does everything here and exits.")] = True,
     port: Port = 8501,
@@ -21,14 +24,11 @@ def demo(
     json_: Json = False,
 ) -> None:
     """Evaluate the two bundled models and show the results; a second start reuses what is finished."""
-    from pipelines.demo import run_demo
-
     settings = load_settings()
     code = run_demo(settings, serve_pages=serve, address=address, port=port, insecure=insecure, as_json=json_)
     raise typer.Exit(code)
 
 
-@app.command()
 def serve(
     port: Port = 8501,
     address: Address = "127.0.0.1",
@@ -38,9 +38,6 @@ def serve(
     metrics_port: MetricsPort = 0,
 ) -> None:
     """Show the dashboard, with a worker beside it, until Ctrl-C."""
-    from pipelines import serve as server
-    from pipelines.dashboard import check_address
-
     settings = load_settings()
     check_address(address, port, insecure, settings)
     _serve_metrics(metrics_port)
@@ -56,11 +53,8 @@ def serve(
     raise typer.Exit(code)
 
 
-@app.command()
 def worker(device: Device = "auto", engine: Engine = "local", metrics_port: MetricsPort = 0) -> None:
     """Compute queued jobs on one device, or with engine ray on many, until it is told to stop."""
-    from pipelines.worker import run_worker
-
     _serve_metrics(metrics_port)
     run_worker(replace(load_settings(), device=device, engine=engine), device, console.say)
 
@@ -68,7 +62,5 @@ def worker(device: Device = "auto", engine: Engine = "local", metrics_port: Metr
 def _serve_metrics(port: int) -> None:
     """Metrics and health for a scraper on this machine, beside whatever the command does."""
     if port:
-        from pipelines.health import serve as serve_health
-
-        serve_health(load_settings(), "127.0.0.1", port)
+        health.serve(load_settings(), "127.0.0.1", port)
         console.say(f"metrics on http://127.0.0.1:{port}/metrics, health on /healthz")

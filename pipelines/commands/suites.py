@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 
 from pipelines import console
-from pipelines.commands.root import Device, Json, app, names
+from pipelines.catalog import run_rows
+from pipelines.commands.root import Device, Json, names
 from pipelines.settings import load_settings
+from pipelines.thesis.reproduce import reproduce as run_suite
+from pipelines.thesis.reproduce import write_document, write_runs
+from store.archive import read_archive
 
 
-@app.command()
 def reproduce(
     suite: Annotated[str, typer.Argument(help="Name of a suite: thesis.")] = "thesis",
     model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "smollm2-moe",
@@ -39,12 +42,9 @@ def reproduce(
     json_: Json = False,
 ) -> None:
     """Run every experiment of a suite and write each claim's verdict, with the tables behind it."""
-    from pipelines.thesis.reproduce import reproduce as run
-    from pipelines.thesis.reproduce import write_document
-
     settings = replace(load_settings(), device=device)
     form = "quick" if quick else form
-    ids = run(
+    ids = run_suite(
         suite,
         form,
         model,
@@ -63,7 +63,6 @@ def reproduce(
         print(console.clean(path))
 
 
-@app.command()
 def archive(
     output: Annotated[Path, typer.Argument(help="File to write, e.g. results.zip.")],
     name: Annotated[str, typer.Option(help="Only runs whose experiment name begins so.")] = "",
@@ -74,9 +73,6 @@ def archive(
     json_: Json = False,
 ) -> None:
     """Pack the results of finished runs (no prompts, no routing) into one file that `vmoer import` reads."""
-    from pipelines.catalog import run_rows
-    from pipelines.thesis.reproduce import write_runs
-
     settings = load_settings()
     chosen = [row for row in run_rows(settings.home) if row["status"] == "finished" and row["name"].startswith(name)]
     path = write_runs([row["run_id"] for row in chosen], settings, output, summaries)
@@ -86,12 +82,9 @@ def archive(
         console.say(f"{len(chosen)} runs in {path} ({path.stat().st_size} bytes)")
 
 
-@app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="An archive that `vmoer archive` wrote.")], json_: Json = False
 ) -> None:
     """Add the runs of an archive to the data folder, labelled as archived; those already there stay as they are."""
-    from store.archive import read_archive
-
     ids = read_archive(file, load_settings().home)
     console.print_rows([{"run_id": run_id} for run_id in ids], json_, "the archive holds no runs")

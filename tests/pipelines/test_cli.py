@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,11 @@ import pytest
 from pipelines import cli, clidocs
 from pipelines.cli import run
 from pipelines.commands.root import names
+from pipelines.commands.table import COMMANDS
 from pipelines.console import clean
 from tests.pipelines.support import vmoer
 
+ROOT = Path(__file__).parents[2]
 BASE = "model: worldfacts-moe\ndata: {id: {name: worldfacts, split: test, limit: 3}}\n"
 
 
@@ -25,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_documentation_is_what_the_code_says() -> None:
-    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    page = ROOT / "docs" / "cli.md"
     assert page.read_text(encoding="utf-8") == clidocs.markdown(), "run `python -m pipelines.clidocs > docs/cli.md`"
 
 
@@ -80,6 +83,19 @@ def test_without_a_command_the_help_is_shown(arguments: list[str], capsys: pytes
     error = capsys.readouterr().err
     assert error.startswith("Usage: ")
     assert "\n  list " in error if arguments else "\n  reproduce " in error
+
+
+def test_every_command_of_the_table_loads_and_its_line_of_help_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    lines = capsys.readouterr().out.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == list(COMMANDS) == list(cli.command_tree().commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "runs", "jobs", "run --help", "datasets --help", "export --help"])
+def test_a_command_that_computes_nothing_loads_no_torch(arguments: str, home: Path) -> None:
+    code = f"import sys; from pipelines.cli import run; run({arguments.split()!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("arguments", [["runs"], ["jobs"], ["jobs", "list"]])
