@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 from pydantic import BaseModel
 
 from pipelines import cli, spec
-from pipelines.settings import DOCS, Settings
+from pipelines.settings import Settings, variables
 
 _MODELS = (
     spec.Spec,
@@ -189,9 +188,9 @@ def _default(field: Any) -> str:
 def _settings() -> Iterator[str]:
     yield from ("", "## Settings", "", "Read from the environment.", "")
     yield from ("| variable | default | |", "| --- | --- | --- |")
-    for field in fields(Settings):
-        variable, meaning = DOCS[field.name]
-        yield f"| `{variable}` | `{field.default}` | {meaning} |"
+    names = variables()
+    for name, field in Settings.__pydantic_fields__.items():
+        yield f"| `{names[name]}` | `{field.default}` | {field.description} |"
 
 
 if __name__ == "__main__":

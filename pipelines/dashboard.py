@@ -46,7 +46,7 @@ def reachable_as(address: str, settings: Settings) -> list[str]:
 
 
 def streamlit_command(
-    port: int = 8501, host: str = "127.0.0.1", auth_file: str = "", max_upload_bytes: int = Settings.max_upload_bytes
+    port: int = 8501, host: str = "127.0.0.1", auth_file: str = "", max_upload_bytes: int = Settings().max_upload_bytes
 ) -> list[str]:
     """The command that serves the dashboard on ``host:port``.
 

@@ -1,4 +1,4 @@
-"""How the service is doing: jobs, queue, workers, results and disk, as numbers and as Prometheus text; torch-free."""
+"""Health of the service: jobs, queue, workers, results and disk, also as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import threading
 from collections import Counter
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from pipelines import jobs
 from pipelines.errors import JobError, ServeError
@@ -19,6 +22,7 @@ from store.layout import generation_path
 from store.publish import current_number
 
 _STATUSES = ("queued", "running", "lost", "finished", "failed", "cancelled")
+_TEXT = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Health:
 
 
 def look(settings: Settings) -> Health:
-    """The state now: the latest thousand jobs are counted, and a database that cannot be read is a problem."""
+    """Return the state now; a database that cannot be read is a problem, not an error."""
     problems = []
     counted: Counter[str] = Counter()
     try:
@@ -71,30 +75,33 @@ def look(settings: Settings) -> Health:
     )
 
 
-def prometheus(health: Health) -> str:
-    """The numbers in Prometheus' text format."""
-    rows: list[tuple[str, str, list[tuple[str, float | int | None]]]] = [
-        ("jobs", "jobs by status", [(f'{{status="{name}"}}', count) for name, count in health.jobs.items()]),
-        ("queue_length", "jobs that wait for a worker", [("", health.jobs["queued"])]),
-        ("workers", "live worker processes", [("", len(health.workers))]),
-        ("worker_up", "1 for each live worker", [(f'{{worker="{name}"}}', 1) for name in health.workers]),
-        ("runs", "runs in the data folder", [("", health.runs)]),
-        ("generation", "number of the published generation", [("", health.generation)]),
-        ("last_publish_timestamp_seconds", "when it was published", [("", health.published_at)]),
-        ("store_bytes", "size of the data folder", [("", health.store_bytes)]),
-        ("disk_free_bytes", "free on its disk", [("", health.free_bytes)]),
-        ("healthy", "1 when nothing needs attention", [("", int(not health.problem))]),
+def prometheus(health: Health) -> bytes:
+    """Return the numbers in Prometheus' text format; what is unknown is left out."""
+    registry = CollectorRegistry()
+    jobs_by_status = Gauge("vmoer_jobs", "jobs by status", ["status"], registry=registry)
+    for status, count in health.jobs.items():
+        jobs_by_status.labels(status).set(count)
+    worker_up = Gauge("vmoer_worker_up", "1 for each live worker", ["worker"], registry=registry)
+    for worker in health.workers:
+        worker_up.labels(worker).set(1)
+    single: list[tuple[str, str, float | None]] = [
+        ("queue_length", "jobs that wait for a worker", health.jobs["queued"]),
+        ("workers", "live worker processes", len(health.workers)),
+        ("runs", "runs in the data folder", health.runs),
+        ("generation", "number of the published generation", health.generation),
+        ("last_publish_timestamp_seconds", "when it was published", health.published_at),
+        ("store_bytes", "size of the data folder", health.store_bytes),
+        ("disk_free_bytes", "free on its disk", health.free_bytes),
+        ("healthy", "1 when nothing needs attention", int(not health.problem)),
     ]
-    lines = []
-    for name, meaning, values in rows:
-        known = [f"vmoer_{name}{labels} {value}" for labels, value in values if value is not None]
-        if known:
-            lines += [f"# HELP vmoer_{name} {meaning}", f"# TYPE vmoer_{name} gauge", *known]
-    return "\n".join(lines) + "\n"
+    for name, meaning, value in single:
+        if value is not None:
+            Gauge(f"vmoer_{name}", meaning, registry=registry).set(value)
+    return generate_latest(registry)
 
 
 def serve(settings: Settings, address: str, port: int) -> ThreadingHTTPServer:
-    """A server of ``/metrics``, ``/healthz`` (200 or 503) and ``/health.json``, answering in threads of its own."""
+    """Start a server of ``/metrics``, ``/healthz`` (200 or 503) and ``/health.json`` in threads of its own."""
     names = {address, "localhost", "127.0.0.1", "[::1]"}
 
     class Handler(BaseHTTPRequestHandler):
@@ -105,22 +112,21 @@ def serve(settings: Settings, address: str, port: int) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             host = (self.headers.get("Host") or "").rpartition(":")[0] or self.headers.get("Host") or ""
             if host not in names:  # a name of someone else's that leads here
-                self._answer(403, "text/plain", "this host name is not served here\n")
+                self._answer(403, _TEXT, b"this host name is not served here\n")
                 return
             health = look(settings)
             if self.path == "/metrics":
-                self._answer(200, "text/plain; version=0.0.4", prometheus(health))
+                self._answer(200, CONTENT_TYPE_PLAIN_0_0_4, prometheus(health))
             elif self.path == "/healthz":
-                self._answer(503 if health.problem else 200, "text/plain", f"{health.problem or 'ok'}\n")
+                self._answer(503 if health.problem else 200, _TEXT, f"{health.problem or 'ok'}\n".encode())
             elif self.path == "/health.json":
-                self._answer(200, "application/json", json.dumps(asdict(health)) + "\n")
+                self._answer(200, "application/json; charset=utf-8", json.dumps(asdict(health)).encode() + b"\n")
             else:
-                self._answer(404, "text/plain", "there are /metrics, /healthz and /health.json\n")
+                self._answer(404, _TEXT, b"there are /metrics, /healthz and /health.json\n")
 
-        def _answer(self, code: int, kind: str, text: str) -> None:
-            content = text.encode()
+        def _answer(self, code: int, kind: str, content: bytes) -> None:
             self.send_response(code)
-            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("X-Content-Type-Options", "nosniff")
             self.send_header("Cache-Control", "no-store")

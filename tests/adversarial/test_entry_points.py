@@ -203,7 +203,7 @@ def test_every_setting_that_takes_text_is_listed() -> None:
         field.name
         for kind in (Settings, AppSettings)
         for field in dataclasses.fields(kind)
-        if isinstance(field.default, str | Path)
+        if isinstance(getattr(kind(), field.name), str | Path)
     }
     assert fields == set(SETTINGS)
 

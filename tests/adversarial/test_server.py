@@ -344,9 +344,10 @@ def test_a_full_queue_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["VMOER_MAX_QUEUED", "VMOER_MAX_JOB_HOURS", "VMOER_MAX_PROMPT_CHARS"])
-def test_limits_are_settings_that_are_checked(name: str) -> None:
+def test_limits_are_settings_that_are_checked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.errors import PipelineError
 
     for bad in ("0", "-1", "nan", "inf", "many"):
+        monkeypatch.setenv(name, bad)
         with pytest.raises(PipelineError, match=name):
-            load_settings({name: bad})
+            load_settings()

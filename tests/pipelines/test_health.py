@@ -56,7 +56,7 @@ def get(url: str, **headers: str) -> tuple[int, str]:
 def test_the_numbers_are_those_of_the_folder(settings: Settings) -> None:
     jobs.submit(small_spec(), folders=places(), settings=settings)
     lock = DeviceLock(settings.home, "cpu", "worker-cpu")
-    found = numbers(health.prometheus(health.look(settings)))
+    found = numbers(health.prometheus(health.look(settings)).decode())
     held = sum(path.stat().st_size for path in settings.home.rglob("*") if path.is_file())
     lock.release()
     assert found['vmoer_jobs{status="queued"}'] == found["vmoer_queue_length"] == 1
@@ -68,7 +68,7 @@ def test_the_numbers_are_those_of_the_folder(settings: Settings) -> None:
     assert found["vmoer_last_publish_timestamp_seconds"] == pytest.approx(path.stat().st_mtime)
     assert found["vmoer_store_bytes"] == held
     assert found["vmoer_healthy"] == 1
-    assert numbers(health.prometheus(health.look(settings)))["vmoer_workers"] == 0, "its lock is released"
+    assert numbers(health.prometheus(health.look(settings)).decode())["vmoer_workers"] == 0, "its lock is released"
 
 
 def test_what_is_wrong_is_said(settings: Settings) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import PipelineError, SpecError
 from pipelines.runs import expand
-from pipelines.settings import load_settings
+from pipelines.settings import Settings, load_settings
 from pipelines.spec import Spec, load_spec, parse_spec, resolve_path
 from pipelines.yamlfile import read_mapping
 
@@ -245,11 +247,40 @@ def test_relative_path_means_the_spec_folder_first_then_the_working_directory(tm
     assert resolve_path("data.parquet", places) == beside / "data.parquet"
 
 
-def test_malformed_setting_is_refused_by_its_variable() -> None:
-    with pytest.raises(PipelineError, match="VMOER_PORT='x' is not a number"):
-        load_settings({"VMOER_PORT": "x"})
-    with pytest.raises(PipelineError, match="VMOER_PORT='0' must be greater than zero"):
-        load_settings({"VMOER_PORT": "0"})
+@pytest.mark.parametrize(
+    ("variable", "text", "sentence"),
+    [
+        ("VMOER_PORT", "x", "VMOER_PORT='x' is not a number; unset it or give one"),
+        ("VMOER_PORT", "1.5", "VMOER_PORT='1.5' is not a number; unset it or give one"),
+        ("VMOER_PORT", "0", "VMOER_PORT='0' must be greater than zero"),
+        ("VMOER_QUOTA_GB", "0", "VMOER_QUOTA_GB='0' must be greater than zero"),
+        ("VMOER_LIVE_SECONDS", "inf", "VMOER_LIVE_SECONDS='inf' must be greater than zero"),
+    ],
+)
+def test_malformed_setting_is_refused_by_its_variable(
+    variable: str, text: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(PipelineError) as refused:
+        load_settings()
+    assert str(refused.value) == sentence
+
+
+def test_settings_are_defaults_overridden_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("VMOER_")]:
+        monkeypatch.delenv(name)
+    nothing_set = load_settings()
+    assert nothing_set == replace(Settings(), home=tmp_path / "vmoer-data", cache=Path.home() / ".cache" / "vmoer")
+    monkeypatch.setenv("VMOER_HOME", "  ")
+    monkeypatch.setenv("VMOER_PORT", " 9000 ")
+    monkeypatch.setenv("VMOER_MIN_FREE_MB", "0.5")
+    monkeypatch.setenv("VMOER_ALLOWED_HOSTS", "a.example, b.example,")
+    monkeypatch.setenv("VMOER_USERS", "unknown names are ignored")
+    found = load_settings()
+    assert found == replace(nothing_set, port=9000, min_free_mb=0.5, hosts="a.example, b.example,")
+    assert found.allowed_hosts == ("a.example", "b.example")
+    assert Settings(port=1) == replace(Settings(), port=1), "only load_settings looks at the environment"
 
 
 def test_client_modules_need_neither_torch_nor_streamlit() -> None:
