@@ -1,10 +1,11 @@
-"""``docs/results``, made again from the shipped archives: ``python -m pipelines.thesis.documents``.
+"""Makes `docs/results` from the shipped archives, or with FOLDER every document in full.
 
-One document per archive ``<suite>-<model>-<form>.zip`` and an index with every verdict, disagreements first.
+One document per archive `<suite>-<model>-<form>.zip` and an index with every verdict, disagreements first.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from pipelines.demo import ARCHIVES
 from pipelines.settings import Settings, load_settings
 from pipelines.thesis.report import VERDICTS, headlines
-from pipelines.thesis.reproduce import write_document
+from pipelines.thesis.reproduce import document
 from pipelines.thesis.results import Results
 from pipelines.thesis.search import duels
 from store.archive import read_archives
@@ -43,7 +44,8 @@ def index(store: Store) -> str:
         "Every verdict of every document here, what disagrees with the paper first. `worldfacts-moe` is a toy trained "
         "by this project: it shows mechanisms. Made from `pipelines/archives` by "
         "`python -m pipelines.thesis.documents`, nothing is typed; how it was computed: "
-        "[experiments](../experiments.md).",
+        "[experiments](../experiments.md). `python -m pipelines.thesis.documents FOLDER` also writes the pages of long "
+        "tables and every table as LaTeX.",
         "",
         "| claim | verdict | model, form | comparisons |",
         "| --- | --- | --- | --- |",
@@ -66,16 +68,29 @@ def _place(word: str) -> int:
     return VERDICTS.index(word) if word in VERDICTS else len(VERDICTS)
 
 
-def write_all(settings: Settings, output: Path) -> list[Path]:
-    """Write every document and the index into ``output``; ``settings.home`` is where the archives are unpacked."""
+def write_all(settings: Settings, output: Path, whole: bool) -> list[Path]:
+    """Write every document and the index into ``output``, and if ``whole`` the long tables and LaTeX.
+
+    The archives are unpacked into ``settings.home``.
+    """
     read_archives(sorted(ARCHIVES.glob("*.zip")), settings.home)
-    written = [path for name in archived() for path in write_document(name[0], name[2], name[1], settings, output)]
+    texts: dict[str, str] = {}
+    for suite, model, form in archived():
+        made = document(suite, form, model, settings)
+        texts |= made if whole else {name: text for name, text in made.items() if name == f"{suite}-{model}-{form}.md"}
     with open_store(settings.home) as store:
-        write_text(output / INDEX, index(store))
-    return [*written, output / INDEX]
+        texts[INDEX] = index(store)
+    output.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_text(output / name, text)
+    return [output / name for name in texts]
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m pipelines.thesis.documents", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, help="write all documents here, long tables and LaTeX too")
+    target = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as folder:
-        for made in write_all(replace(load_settings(), home=Path(folder)), RESULTS):
-            print(made)
+        here = replace(load_settings(), home=Path(folder))
+        for path in write_all(here, target or RESULTS, whole=target is not None):
+            print(path)

@@ -55,22 +55,32 @@ def sections(results: Results) -> list[Section]:
     ]
 
 
-def markdown(results: Results, said: Sequence[Section], title: str, stem: str) -> dict[str, str]:
-    """The document of :func:`sections` as Markdown, by file name: ``stem.md``, and a page for each long table."""
+def markdown(results: Results, said: Sequence[Section], title: str, stem: str) -> str:
+    """Return the document of :func:`sections` as Markdown; a long table is left to its page of :func:`pages`."""
     lines = [f"# {title}", "", *_preamble(results)]
-    pages = {}
     for section in said:
         lines += ["", f"## {section.title}", "", section.text]
         if len(section.rows) > LONG:
-            name = f"{stem}-{re.sub('[^a-z0-9]+', '-', section.title.lower())}.md"
-            lines += ["", f"[The table]({name}) has {len(section.rows)} rows and a page of its own."]
-            head = [f"# {title}: {section.title}", "", section.text, "", f"Part of [{title}]({stem}.md)."]
-            pages[name] = "\n".join([*head, *_table(section)]) + "\n"
+            lines += ["", f"The table has {len(section.rows)} rows and a page of its own: `{_page(stem, section)}`."]
         elif section.rows:
             lines += _table(section)
         elif section.header:
             lines += ["", "*Not run in this form.*"]
-    return {f"{stem}.md": "\n".join(lines) + "\n", **pages}
+    return "\n".join(lines) + "\n"
+
+
+def pages(said: Sequence[Section], title: str, stem: str) -> dict[str, str]:
+    """Return the page of each long table as Markdown, by file name."""
+    made = {}
+    for section in said:
+        if len(section.rows) > LONG:
+            head = [f"# {title}: {section.title}", "", section.text, "", f"Part of [{title}]({stem}.md)."]
+            made[_page(stem, section)] = "\n".join([*head, *_table(section)]) + "\n"
+    return made
+
+
+def _page(stem: str, section: Section) -> str:
+    return f"{stem}-{re.sub('[^a-z0-9]+', '-', section.title.lower())}.md"
 
 
 def _table(section: Section) -> list[str]:

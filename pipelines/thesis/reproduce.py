@@ -17,7 +17,7 @@ from pipelines.settings import Settings
 from pipelines.spec import parse_spec
 from pipelines.thesis.coverage import coverage_section
 from pipelines.thesis.estimate import estimate
-from pipelines.thesis.report import latex, markdown, sections
+from pipelines.thesis.report import latex, markdown, pages, sections
 from pipelines.thesis.results import Results
 from pipelines.thesis.suite import Suite, load_suite, plan, present_sets
 from store.archive import write_archive
@@ -69,14 +69,21 @@ def title(suite: Suite, form: str, model: str) -> str:
     return f"Claims of the {suite.suite} on {model_slug(model)}, {form} form"
 
 
-def write_document(name: str, form: str, model: str, settings: Settings, output: Path) -> list[Path]:
-    """Write ``<suite>-<model>-<form>.md`` with a page per long table, and ``.tex``, into ``output`` from the store."""
+def document(name: str, form: str, model: str, settings: Settings) -> dict[str, str]:
+    """Return the texts of a suite's document by file name: the document, a page per long table, and LaTeX."""
     suite = load_suite(name, settings)
     stem = f"{name}-{model_slug(model)}-{form}"
+    heading = title(suite, form, model)
     with open_store(settings.home) as store:
         results = Results(store, f"{name}-{form}", model_slug(model))
         said = [*sections(results), coverage_section(results, suite, form, model)]
-        texts = markdown(results, said, title(suite, form, model), stem) | {f"{stem}.tex": latex(said)}
+        main = markdown(results, said, heading, stem)
+    return {f"{stem}.md": main, **pages(said, heading, stem), f"{stem}.tex": latex(said)}
+
+
+def write_document(name: str, form: str, model: str, settings: Settings, output: Path) -> list[Path]:
+    """Write every text of a suite's document into ``output``."""
+    texts = document(name, form, model, settings)
     output.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
         write_text(output / file, text)

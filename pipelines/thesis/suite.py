@@ -18,6 +18,7 @@ from pipelines.runs import expand
 from pipelines.settings import Settings
 from pipelines.shipped import shipped_folder
 from pipelines.spec import DataSource, Spec, parse_spec, resolve_path
+from vmoer.routers.base import routers
 
 SPECS = Path(__file__).parent.parent / "specs"
 #: the sets that every experiment besides ``main`` runs with unless it says otherwise: one method, no controls
@@ -155,8 +156,6 @@ def plan(
 
 def _available(methods: list[str], model: str, form: Form) -> tuple[list[str], list[str]]:
     """The methods this installation knows and, with shipped weights, has routers for on this model."""
-    from vmoer.routers.base import routers
-
     kept, said = [], []
     for method in methods:
         if method not in routers.names():

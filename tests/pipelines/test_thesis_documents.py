@@ -10,16 +10,15 @@ from pipelines.demo import ARCHIVES
 from pipelines.settings import Settings
 from pipelines.thesis.cells import spans
 from pipelines.thesis.coverage import coverage_section
-from pipelines.thesis.documents import INDEX, RESULTS, archived, index
+from pipelines.thesis.documents import INDEX, RESULTS, archived, index, write_all
 from pipelines.thesis.report import VERDICTS
-from pipelines.thesis.reproduce import write_document
 from pipelines.thesis.results import Results
 from pipelines.thesis.suite import load_suite
 from store.archive import MAX_BYTES, read_archives
 from store.reader import open_store
 from store.verify import verify
 
-#: of a document; what is longer has a page of its own
+#: of a document; a longer table has a page of its own
 MAX_LINES = 600
 
 
@@ -37,17 +36,25 @@ def test_archives_are_small_and_sound(home: Path) -> None:
     assert verify(home) == []
 
 
-@pytest.mark.parametrize(("suite", "model", "form"), archived(), ids="-".join)
-def test_document_is_made_by_the_code(suite: str, model: str, form: str, home: Path, tmp_path: Path) -> None:
-    made = write_document(suite, form, model, Settings(home=home), tmp_path)
-    for path in made:
-        assert path.read_text() == (RESULTS / path.name).read_text()
-    pages = [path.name for path in made if path.suffix == ".md"]
-    stem = f"{suite}-{model}-{form}"
-    assert sorted(pages) == sorted(path.name for path in RESULTS.glob(f"{stem}*.md"))
-    text = (tmp_path / f"{stem}.md").read_text()
-    assert all(f"]({page})" in text for page in pages[1:])
+@pytest.fixture(scope="module")
+def full(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every document in full."""
+    folder = tmp_path_factory.mktemp("full")
+    written = write_all(Settings(home=home), folder, whole=True)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in written}
+    return folder
+
+
+@pytest.mark.parametrize("stem", ["-".join(name) for name in archived()])
+def test_document_is_made_by_the_code(stem: str, full: Path) -> None:
+    text = (full / f"{stem}.md").read_text()
+    assert text == (RESULTS / f"{stem}.md").read_text()
     assert len(text.splitlines()) < MAX_LINES
+    pages = [path for path in full.glob(f"{stem}-*.md") if f"of its own: `{path.name}`." in text]
+    assert text.count("of its own: `") == len(pages)
+    parts = (text, *(path.read_text() for path in pages))
+    tables = [line for part in parts for line in part.splitlines() if line.startswith("| --- |")]
+    assert (full / f"{stem}.tex").read_text().count("\\midrule") == len(tables) > 5
 
 
 def test_the_index_is_made_by_the_code(home: Path) -> None:
@@ -85,7 +92,5 @@ def test_layers_are_shown_as_spans(layers: list[int], text: str) -> None:
     assert spans(layers) == text
 
 
-def test_every_document_has_its_archive() -> None:
-    stems = tuple("-".join(name) for name in archived())
-    assert {*stems} == {path.stem for path in RESULTS.glob("*.tex")}
-    assert all(path.name == INDEX or path.stem.startswith(stems) for path in RESULTS.iterdir())
+def test_the_folder_holds_the_documents_and_the_index_alone() -> None:
+    assert {path.name for path in RESULTS.iterdir()} == {INDEX, *(f"{'-'.join(name)}.md" for name in archived())}
