@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipelines import cli, spec
-from pipelines.settings import Settings, variables
+from pipelines.settings import FIELDS, variables
 
 _MODELS = (
     spec.Spec,
@@ -189,7 +189,7 @@ def _settings() -> Iterator[str]:
     yield from ("", "## Settings", "", "Read from the environment.", "")
     yield from ("| variable | default | |", "| --- | --- | --- |")
     names = variables()
-    for name, field in Settings.__pydantic_fields__.items():
+    for name, field in FIELDS.items():
         yield f"| `{names[name]}` | `{field.default}` | {field.description} |"
 
 

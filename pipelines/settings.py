@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, create_model, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.errors import PipelineError
@@ -20,51 +21,65 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class Settings:
     """Where things are and how much is allowed; :func:`variables` says how the environment names them."""
 
-    home: Path = Field(Path("vmoer-data"), description="data folder: shards, run manifests, generations, jobs, logs")
-    cache: Path = Field(Path("~/.cache/vmoer"), description="built and converted models")
-    jobs_url: str = Field("", description="database of the job state; empty means SQLite in the data folder")
+    home: Path = Field(
+        default=Path("vmoer-data"), description="data folder: shards, run manifests, generations, jobs, logs"
+    )
+    cache: Path = Field(default=Path("~/.cache/vmoer"), description="built and converted models")
+    jobs_url: str = Field(default="", description="database of the job state; empty means SQLite in the data folder")
     machine: str = Field(
-        "", description="this machine among those that share a job database; empty means its host name"
+        default="", description="this machine among those that share a job database; empty means its host name"
     )
-    device: str = Field("auto", description="auto, cpu, mps, cuda or cuda:N")
+    device: str = Field(default="auto", description="auto, cpu, mps, cuda or cuda:N")
     engine: str = Field(
-        "local", description="local (one process), or ray (an actor per GPU or processor; docs/scale-out.md)"
+        default="local", description="local (one process), or ray (an actor per GPU or processor; docs/scale-out.md)"
     )
-    ray_address: str = Field("", description="the Ray cluster of engine ray; empty starts a session on this machine")
-    actors: int = Field(0, description="actors of engine ray; left out: one per GPU, or per processor without GPUs")
-    shards_url: str = Field("", description="fsspec URL by which Ray's actors pass on shards where no folder is shared")
-    address: str = Field("127.0.0.1", description="address the dashboard binds to")
-    port: int = Field(8501, description="port of the dashboard")
-    hosts: str = Field("", description="further names under which the dashboard may be reached, with commas between")
-    auth_file: str = Field("", description="TOML file with [auth]: readers must log in (docs/security.md)")
-    users: str = Field("", description="who may enter after the login: addresses, *@domain or *, with commas between")
-    poll_seconds: float = Field(0.1, description="how often a worker looks for new jobs, seconds")
-    max_queued: int = Field(100, description="most jobs that wait or run at a time")
-    max_job_hours: float = Field(168.0, description="a job that computes longer is cancelled; what it stored stays")
-    max_questions: int = Field(100_000, description="most questions one data set may use")
-    max_prompt_chars: int = Field(200_000, description="longest question or option, characters")
-    max_spec_bytes: int = Field(262_144, description="largest spec file, bytes")
+    ray_address: str = Field(
+        default="", description="the Ray cluster of engine ray; empty starts a session on this machine"
+    )
+    actors: int = Field(
+        default=0, description="actors of engine ray; left out: one per GPU, or per processor without GPUs"
+    )
+    shards_url: str = Field(
+        default="", description="fsspec URL by which Ray's actors pass on shards where no folder is shared"
+    )
+    address: str = Field(default="127.0.0.1", description="address the dashboard binds to")
+    port: int = Field(default=8501, description="port of the dashboard")
+    hosts: str = Field(
+        default="", description="further names under which the dashboard may be reached, with commas between"
+    )
+    auth_file: str = Field(default="", description="TOML file with [auth]: readers must log in (docs/security.md)")
+    users: str = Field(
+        default="", description="who may enter after the login: addresses, *@domain or *, with commas between"
+    )
+    poll_seconds: float = Field(default=0.1, description="how often a worker looks for new jobs, seconds")
+    max_queued: int = Field(default=100, description="most jobs that wait or run at a time")
+    max_job_hours: float = Field(
+        default=168.0, description="a job that computes longer is cancelled; what it stored stays"
+    )
+    max_questions: int = Field(default=100_000, description="most questions one data set may use")
+    max_prompt_chars: int = Field(default=200_000, description="longest question or option, characters")
+    max_spec_bytes: int = Field(default=262_144, description="largest spec file, bytes")
     models: str = Field(
-        "", description="folders and hub ids that the dashboard may use beside the bundled models, by commas"
+        default="", description="folders and hub ids that the dashboard may use beside the bundled models, by commas"
     )
-    datasets: str = Field("", description="folders whose question sets the dashboard may use, by commas")
-    max_upload_bytes: int = Field(5_000_000, description="largest file of prompts, bytes")
-    max_upload_prompts: int = Field(10_000, description="most prompts in one file")
-    live_prompts: int = Field(16, description="most prompts of one live inspection; more become a job")
-    live_chars: int = Field(20_000, description="longest prompt inspected live, characters")
-    live_tokens: int = Field(512, description="longest prompt inspected live, tokens")
-    live_new_tokens: int = Field(32, description="most tokens generated in an inspection")
-    live_samples: int = Field(100, description="most routing samples of an inspection")
-    live_seconds: float = Field(120.0, description="longest an inspection computes, seconds")
-    live_waiting: int = Field(8, description="most inspections that wait at once")
-    live_keep_days: float = Field(14.0, description="how long results of inspections are kept, days")
-    live_keep_megabytes: float = Field(500.0, description="how much room they may take; the oldest go first")
-    min_free_mb: float = Field(64.0, description="a job stops when less than this is free on its disk, MB")
+    datasets: str = Field(default="", description="folders whose question sets the dashboard may use, by commas")
+    max_upload_bytes: int = Field(default=5_000_000, description="largest file of prompts, bytes")
+    max_upload_prompts: int = Field(default=10_000, description="most prompts in one file")
+    live_prompts: int = Field(default=16, description="most prompts of one live inspection; more become a job")
+    live_chars: int = Field(default=20_000, description="longest prompt inspected live, characters")
+    live_tokens: int = Field(default=512, description="longest prompt inspected live, tokens")
+    live_new_tokens: int = Field(default=32, description="most tokens generated in an inspection")
+    live_samples: int = Field(default=100, description="most routing samples of an inspection")
+    live_seconds: float = Field(default=120.0, description="longest an inspection computes, seconds")
+    live_waiting: int = Field(default=8, description="most inspections that wait at once")
+    live_keep_days: float = Field(default=14.0, description="how long results of inspections are kept, days")
+    live_keep_megabytes: float = Field(default=500.0, description="how much room they may take; the oldest go first")
+    min_free_mb: float = Field(default=64.0, description="a job stops when less than this is free on its disk, MB")
     room_minutes: float = Field(
-        60.0, description="a step that fills the disk waits this long for room before its job fails"
+        default=60.0, description="a step that fills the disk waits this long for room before its job fails"
     )
     quota_gb: float = Field(
-        0.0, description="a job is refused when the data folder is larger than this, GB; empty: no limit"
+        default=0.0, description="a job is refused when the data folder is larger than this, GB; empty: no limit"
     )
 
     @property
@@ -92,10 +107,14 @@ class Settings:
         return self.home / "logs"
 
 
+#: default and meaning of every setting
+FIELDS: dict[str, FieldInfo] = Settings.__pydantic_fields__  # type: ignore[attr-defined]  # mypy sees a plain dataclass
+
+
 def variables() -> dict[str, str]:
     """Return the environment variable of every setting."""
     others = {"hosts": "VMOER_ALLOWED_HOSTS", "users": "VMOER_ALLOWED_USERS"}
-    return {name: others.get(name, f"VMOER_{name.upper()}") for name in Settings.__pydantic_fields__}
+    return {name: others.get(name, f"VMOER_{name.upper()}") for name in FIELDS}
 
 
 class _Environment(BaseSettings):
@@ -114,7 +133,7 @@ def _reader() -> type[_Environment]:
     limits: dict[Any, dict[str, Any]] = {int: {"gt": 0}, float: {"gt": 0, "allow_inf_nan": False}}
     fields: dict[str, Any] = {}
     for name, variable in variables().items():
-        field = Settings.__pydantic_fields__[name]
+        field = FIELDS[name]
         options = limits.get(field.annotation, {})
         fields[name] = (field.annotation, Field(field.default, validation_alias=variable, **options))
     return create_model("_Variables", __base__=_Environment, **fields)
