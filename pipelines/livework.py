@@ -9,6 +9,9 @@ from dbos import DBOS
 
 from pipelines import engine, live
 from pipelines.errors import JobError
+from pipelines.execution import STEP_LOCK
+from pipelines.inspection import inspect
+from pipelines.models import kept
 from pipelines.settings import Settings
 from vmoer.memory import exhausted
 from vmoer.routers.base import routers
@@ -38,7 +41,7 @@ def _compute(inspection_id: str, settings: Settings) -> None:
     watch = _Watch(inspection_id, settings.live_seconds)
     watch.say(0, 0, "waiting for the step in flight")
     try:
-        with engine.STEP_LOCK.ahead():
+        with STEP_LOCK.urgent():
             _inspect(inspection_id, settings, watch)
     except _Cancelled:
         return  # the job database says so already
@@ -54,9 +57,6 @@ def _compute(inspection_id: str, settings: Settings) -> None:
 
 
 def _inspect(inspection_id: str, settings: Settings, watch: _Watch) -> None:
-    from pipelines.inspection import inspect
-    from pipelines.models import kept
-
     asked = live.read_request(inspection_id, settings)
     request = live.parse_request(asked.model_dump(), settings)  # the worker's own limits hold
     watch.say(0, 0, f"loading {request.model}")

@@ -21,7 +21,7 @@ def test_an_inspection_comes_before_the_steps_that_wait() -> None:
 
     def inspection() -> None:
         started.release()
-        with turns.ahead():
+        with turns.urgent():
             order.append("inspection")
 
     assert turns.acquire()
@@ -29,7 +29,7 @@ def test_an_inspection_comes_before_the_steps_that_wait() -> None:
     for thread in threads:
         thread.start()
         started.acquire()
-    while turns._ahead == 0:  # it stands in the queue
+    while turns._urgent == 0:  # it stands in the queue
         threading.Event().wait(0.001)
     turns.release()
     for thread in threads:
@@ -44,7 +44,7 @@ def test_one_at_a_time_whatever_comes() -> None:
     def work(number: int) -> None:
         nonlocal inside, most
         for _ in range(50):
-            with turns.ahead() if number % 2 else turns:
+            with turns.urgent() if number % 2 else turns:
                 inside += 1
                 most = max(most, inside)
                 inside -= 1
@@ -62,6 +62,6 @@ def test_a_timeout_takes_nothing_and_an_error_gives_the_turn_back() -> None:
     turns = Turns()
     with turns:
         assert not turns.acquire(timeout=0.01)
-    with pytest.raises(ZeroDivisionError), turns.ahead():
+    with pytest.raises(ZeroDivisionError), turns.urgent():
         1 / 0  # noqa: B018
     assert turns.acquire(timeout=0)
