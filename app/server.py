@@ -13,8 +13,8 @@ APP = Path(__file__).resolve().parent
 if str(APP.parent) not in sys.path:
     sys.path.insert(0, str(APP.parent))
 
-from app.delivery import Delivery, answer_at_once  # noqa: E402
-from app.guard import Guard, streamlit_files, streamlit_page  # noqa: E402
+from app.serving.security_headers import Guard, streamlit_files, streamlit_page  # noqa: E402
+from app.serving.static_files import Delivery, answer_at_once  # noqa: E402
 from pipelines.settings import LOOPBACK, load_settings  # noqa: E402
 
 

@@ -32,10 +32,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from app.pages import path_of
 from benchmarks.sessions import keep_writing
 from pipelines import serve
-from pipelines.dashboard import MAIN, streamlit_command
+from pipelines.dashboard import streamlit_command
 from pipelines.settings import Settings
+from tests.app.opening import app_at
 from tests.store.factory import run_id
 
 if TYPE_CHECKING:
@@ -213,13 +215,11 @@ CHANGES = {"layers": "layer", "experts": "layer", "compare": "layer"}
 
 def processor(home: Path, repeat: int) -> Iterator[dict[str, Any]]:
     """One row per page: the server's processor seconds for the first run, and medians of repeated and changed ones."""
-    from streamlit.testing.v1 import AppTest
 
     os.environ["VMOER_HOME"] = str(home)
     for name in PAGES:
-        app = AppTest.from_file(str(MAIN), default_timeout=300)
-        app.switch_page(f"views/{name}.py")
-        app.session_state["vmoer.drawn"] = f"views/{name}.py"  # what follows the first chart is counted too
+        app = app_at(name, 300)
+        app.session_state["vmoer.drawn"] = path_of(name)  # what follows the first chart is counted too
         for key, value in PAGES[name].items():
             app.query_params[key] = value
         first = _spent(app.run)

@@ -1,1 +1,4 @@
-"""The pages of the dashboard, one file each; Streamlit runs them as scripts."""
+"""One folder per page, each with a line in :mod:`app.pages`; a page never imports another page.
+
+Start with the ``view.py`` of a page.
+"""

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.settings import Settings as AppSettings
+from app.shared.settings import Settings as AppSettings
 from pipelines import jobs, live, spec
 from pipelines.cli import command_tree
 from pipelines.settings import Settings

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app import urlstate
+from app.shared import url_state as urlstate
 from pipelines import jobs, live, spec, web
 from pipelines.errors import PipelineError
 from pipelines.jobs import log_path

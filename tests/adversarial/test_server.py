@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gate import admitted
-from app.guard import ANY_ADDRESS, Guard, host_of, refusal, streamlit_page
+from app.serving.login import admitted
+from app.serving.security_headers import ANY_ADDRESS, Guard, host_of, refusal, streamlit_page
 from pipelines import dashboard, login
 from pipelines.cli import run
 from pipelines.dashboard import check_address, reachable_as, streamlit_command

@@ -17,13 +17,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamlit.testing.v1 import AppTest
 
-from app import exports
-from app.components.text import plain
-from app.components.tokens import strip_html, visible
+from app.downloads import files as exports
+from app.pages import path_of
+from app.shared.text import plain
+from app.shared.token_strip import strip_html, visible
 from pipelines.console import clean
-from pipelines.dashboard import MAIN
 from pipelines.errors import DataError
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
@@ -34,6 +33,7 @@ from store.export import FORMATS
 from store.publish import publish
 from store.redact import redact, redacted
 from tests.adversarial.conftest import Vmoer
+from tests.app.opening import app_at
 from tests.store.factory import run_id
 from vmoer.models import available_models
 
@@ -113,9 +113,8 @@ def test_hostile_names_and_errors_reach_a_page_as_text_only(
         write_manifest(published, changed)
     publish(published)
     monkeypatch.setenv("VMOER_HOME", str(published))
-    app = AppTest.from_file(str(MAIN), default_timeout=60)
-    app.switch_page(f"views/{page}.py")
-    app.session_state["vmoer.drawn"] = f"views/{page}.py"  # what follows the first chart too
+    app = app_at(page)
+    app.session_state["vmoer.drawn"] = path_of(page)  # what follows the first chart too
     app.run()
     assert not app.exception
     kinds = ("title", "markdown", "caption", "error", "warning", "info", "subheader")

@@ -11,11 +11,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import pairs
-from app.charts import calibration, compare, experts, layers, ood, stability, training
-from app.charts.base import ChartDataError
-from app.charts.render import specification
-from app.matching import length_control
+from app.comparison import paired_answers as pairs
+from app.drilldown.charts import expert_bars
+from app.figures import paired as compare
+from app.figures import reliability as calibration
+from app.figures import stability
+from app.figures.auroc import auroc_forest
+from app.figures.leverage import leverage_bars
+from app.figures.parts import ChartDataError
+from app.figures.render import specification
+from app.figures.token_heatmap import token_heatmap
+from app.views.compare.charts import load_change
+from app.views.experts import charts as experts
+from app.views.layers import charts as layers
+from app.views.layers.charts import stability_by_run
+from app.views.ood import charts as ood
+from app.views.ood.length_control import length_control
+from app.views.overview.charts import interval_dots
+from app.views.training import charts as training
 from tests.app import frames
 
 FLIPS = pairs.flip_counts(
@@ -85,23 +98,21 @@ CHARTS: dict[str, Any] = {
         frames.stability(), frames.LAYERS, measure="instability"
     ),
     "violins": lambda: stability.stability_violins(at(0.1), frames.LAYERS, chosen=[5], layer=0),
-    "stability by run": lambda: stability.stability_by_run(
-        by_run(), frames.LAYERS, threshold=0.7, chance=0.2, chosen=[5]
-    ),
+    "stability by run": lambda: stability_by_run(by_run(), frames.LAYERS, threshold=0.7, chance=0.2, chosen=[5]),
     "quadrant": lambda: stability.quadrant(quadrants("nll"), title="NLL", percent=False, layer=1),
-    "leverage in accuracy": lambda: layers.leverage_bars(frames.leverage(), frames.LAYERS, chosen=[1]),
-    "leverage in NLL": lambda: layers.leverage_bars(frames.leverage(), frames.LAYERS, quantity="nll"),
+    "leverage in accuracy": lambda: leverage_bars(frames.leverage(), frames.LAYERS, chosen=[1]),
+    "leverage in NLL": lambda: leverage_bars(frames.leverage(), frames.LAYERS, quantity="nll"),
     "load": lambda: experts.load_heatmap(frames.load(), frames.LAYERS, layer=1),
-    "experts": lambda: experts.expert_bars(frames.load().query("layer == 1")),
+    "experts": lambda: expert_bars(frames.load().query("layer == 1")),
     "choice": lambda: experts.choice_dots(frames.choice(), n_experts=4, expert=1),
     "company": lambda: experts.company(frames.company(), n_experts=4, expert=2),
     "reliability": lambda: calibration.reliability_diagram(frames.bins(), top=90),
-    "ladder": lambda: calibration.interval_dots(
+    "ladder": lambda: interval_dots(
         LADDER, row="rung", title="ECE", order=["deterministic", "fcvr"], percent=True, group="calibration"
     ),
     "distributions": lambda: ood.distributions(ood.histogram(frames.scores())),
     "roc": lambda: ood.roc(ood.roc_points(frames.scores())),
-    "auroc": lambda: ood.auroc_forest(AUROC, order=["logit_variance", "gate_entropy"]),
+    "auroc": lambda: auroc_forest(AUROC, order=["logit_variance", "gate_entropy"]),
     "losses": lambda: training.losses(frames.training(), best=10),
     "per layer": lambda: training.per_layer(
         frames.training().query("quantity == 'kl'"), frames.LAYERS, title="KL (nats)"
@@ -112,7 +123,7 @@ CHARTS: dict[str, Any] = {
     "precision over recall": lambda: ood.precision_recall(ood.pr_points(frames.scores())),
     "AUROC matrix": lambda: ood.auroc_matrix(AUROC, order=["logit_variance", "gate_entropy"]),
     "length control": lambda: ood.matched_dots(length_control(frames.lengths(), 100)),
-    "load change": lambda: compare.load_change(frames.moved(), frames.LAYERS, layer=2),
+    "load change": lambda: load_change(frames.moved(), frames.LAYERS, layer=2),
     "paired by run": lambda: compare.differences(
         DIFFERENCES.rename(columns={"dataset": "run"}), title="run − deterministic", percent=False, row="run"
     ),
@@ -120,7 +131,7 @@ CHARTS: dict[str, Any] = {
     "flips": lambda: compare.flips(FLIPS),
     "differences": lambda: compare.differences(DIFFERENCES, title="second − first", percent=True),
     "confidence": lambda: compare.confidence_scatter(CONFIDENCES, first="a", second="b"),
-    "tokens": lambda: compare.token_heatmap(
+    "tokens": lambda: token_heatmap(
         frames.token_rows(), frames.LAYERS, value="changed", title="changed", domain=(0, 3), token=1
     ),
 }

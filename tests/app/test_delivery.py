@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.delivery import KINDS, Delivery, answer_at_once, preloading, scripts
-from app.guard import Message, Receive, Scope, Send, streamlit_files, streamlit_page
+from app.serving.security_headers import Message, Receive, Scope, Send, streamlit_files, streamlit_page
+from app.serving.static_files import KINDS, Delivery, answer_at_once, preloading, scripts
 
 PAGE = b"<html><head><script src='./static/js/index.1.js'></script></head></html>"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from app import exports
+from app.downloads import files as exports
 
 CARD = {"figure": "Runs", "query": "runs", "generation": "3", "runs": [{"run_id": "a", "seed": 0}]}
 FRAME = pd.DataFrame(

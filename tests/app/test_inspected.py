@@ -11,12 +11,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import inspected
-from app.charts import inspect as charts
-from app.charts.render import specification
-from app.components.asking import layers_of
-from app.components.specform import as_command, as_yaml
-from app.components.text import sentence
+from app.figures.render import specification
+from app.shared.text import sentence
+from app.views.inspect import charts
+from app.views.inspect import frames as inspected
+from app.views.jobs.form import as_command, as_yaml
+from app.worker_requests.layer_input import layers_of
 from pipelines.spec import parse_spec
 
 

@@ -10,20 +10,20 @@ import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
-from app.components.specform import scale_of
-from app.data import open_data
+from app.pages import path_of
+from app.shared.data import open_data
+from app.views.jobs.form import scale_of
 from pipelines import jobs, live
-from pipelines.dashboard import MAIN
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
+from tests.app.opening import app_at
 from tests.app.test_pages import said
 from tests.store.factory import make_store, run_id
 
 
 def open_page(monkeypatch: pytest.MonkeyPatch, home: Path, page: str, link: dict[str, str] | None = None) -> AppTest:
     monkeypatch.setenv("VMOER_HOME", str(home))
-    app = AppTest.from_file(str(MAIN), default_timeout=60)
-    app.switch_page(f"views/{page}.py")
+    app = app_at(page)
     for name, value in (link or {}).items():
         app.query_params[name] = value
     app.run()
@@ -62,7 +62,7 @@ def test_what_cannot_be_inspected_is_a_sentence(
     text: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = open_page(monkeypatch, tmp_path, "inspect")
-    monkeypatch.setattr("app.components.asking.st.text_area", lambda *_, **__: text)
+    monkeypatch.setattr("app.views.inspect.form.st.text_area", lambda *_, **__: text)
     app.button[-1].click().run()
     assert not app.exception
     assert sentence in app.error[0].value.replace("\\", "")
@@ -83,7 +83,7 @@ def test_a_stored_question_opens_in_the_form_by_name_and_never_by_text(
     wrong = open_page(monkeypatch, tmp_path, "inspect", {**named, "example": "<b>nowhere</b>"})
     assert "Example “\\<b\\>nowhere" in wrong.error[0].value
     layers = open_page(monkeypatch, tmp_path, "layers", named)
-    layers.session_state["vmoer.drawn"] = "views/layers.py"
+    layers.session_state["vmoer.drawn"] = path_of("layers")
     layers.run()
     assert layers.get("page_link")[-1].proto.query_string == urlencode(named)
     without = open_page(monkeypatch, tmp_path, "inspect", {"run": named["run"]})
@@ -96,7 +96,7 @@ def test_a_question_whose_text_is_not_stored_cannot_be_taken_along(
     named = {"run": run_id("fcvr"), "dataset": "synthetic-id", "example": "synthetic-id-0003"}
     make_store(tmp_path, runs=("fcvr",), layers=2, experts=4, top_k=2, examples=6, text=False)
     app = open_page(monkeypatch, tmp_path, "layers", named)
-    app.session_state["vmoer.drawn"] = "views/layers.py"
+    app.session_state["vmoer.drawn"] = path_of("layers")
     app.run()
     assert "text of this question is not stored" in said(app)
     assert "is not stored; type or paste it" in open_page(monkeypatch, tmp_path, "inspect", named).info[-1].value

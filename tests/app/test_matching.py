@@ -5,7 +5,16 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from app.matching import ALL, COLUMNS, LENGTH, LENGTH_SCORE, MATCHED, SUFFIX, length_control, stored_control
+from app.views.ood.length_control import (
+    ALL,
+    COLUMNS,
+    LENGTH,
+    LENGTH_SCORE,
+    MATCHED,
+    SUFFIX,
+    length_control,
+    stored_control,
+)
 from tests.app.frames import lengths
 
 

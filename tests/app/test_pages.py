@@ -11,16 +11,19 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.components.pagefile import page_file
+from app import pages
+from app.pages import path_of
+from app.shared.page_file import page_file
 from pipelines.dashboard import MAIN
 from store import queries
 from store.archive import read_archive, write_archive
 from store.catalog import seal
 from store.publish import publish
 from store.reader import open_store
+from tests.app.opening import app_at, turned_to
 from tests.store.factory import make_store, run_id
 
-PAGES = ["overview", "layers", "experts", "calibration", "ood", "compare", "training", "export"]
+PAGES = [page.name for page in pages.PAGES if page.needs_results]
 FCVR = run_id("fcvr")
 DETERMINISTIC = run_id("deterministic")
 
@@ -36,9 +39,8 @@ def open_page(
     monkeypatch: pytest.MonkeyPatch, home: Path, page: str, link: dict[str, str | list[str]] | None = None
 ) -> AppTest:
     monkeypatch.setenv("VMOER_HOME", str(home))
-    app = AppTest.from_file(str(MAIN), default_timeout=60)
-    app.switch_page(f"views/{page}.py")
-    app.session_state["vmoer.drawn"] = f"views/{page}.py"  # as a browser says once the first chart is on its screen
+    app = app_at(page)
+    app.session_state["vmoer.drawn"] = path_of(page)  # as a browser says once the first chart is on its screen
     for name, value in (link or {}).items():
         app.query_params[name] = value
     app.run()
@@ -54,6 +56,22 @@ def said(app: AppTest) -> str:
 
 def charts(app: AppTest) -> int:
     return len(app.get("vega_lite_chart")) + len(app.get("arrow_vega_lite_chart"))
+
+
+def test_every_page_is_a_folder_with_a_line_in_the_table() -> None:
+    folders = {path.name for path in (MAIN.parent / "views").iterdir() if (path / "__init__.py").is_file()}
+    assert folders == {page.name for page in pages.PAGES}
+    assert all((MAIN.parent / page.path).is_file() for page in pages.PAGES)
+    assert len({page.title for page in pages.PAGES}) == len(pages.PAGES)
+
+
+@pytest.mark.parametrize("page", [page.name for page in pages.PAGES if not page.needs_results])
+def test_a_page_that_needs_no_results_opens_without_any(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_page(monkeypatch, tmp_path / "nothing", page)
+    assert app.title[0].value in {one.title for one in pages.PAGES if one.name == page}
+    assert not app.error
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -79,9 +97,9 @@ def test_with_results_the_page_draws_and_says_the_model_is_synthetic(
 def test_what_lies_below_the_first_chart_waits_until_that_is_drawn(
     page: str, first: int, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = AppTest.from_file(str(MAIN), default_timeout=60)
+    app = app_at(page)
     monkeypatch.setenv("VMOER_HOME", str(home))
-    app.switch_page(f"views/{page}.py").run()
+    app.run()
     assert charts(app) == first
     whole = open_page(monkeypatch, home, page)
     assert charts(whole) > first
@@ -142,7 +160,7 @@ def test_choosing_another_run_keeps_what_fits_and_drops_what_does_not(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = open_page(monkeypatch, home, "ood", {"run": FCVR, "score": "logit_variance", "position": "prompt_mean"})
-    app.selectbox(key="views/ood.py:run").set_value(DETERMINISTIC).run()
+    app.selectbox(key=f"{path_of('ood')}:run").set_value(DETERMINISTIC).run()
     assert not app.exception
     assert not app.error
     assert app.query_params["run"] == DETERMINISTIC
@@ -152,7 +170,7 @@ def test_choosing_another_run_keeps_what_fits_and_drops_what_does_not(
 def test_a_choice_is_kept_on_the_next_page(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_page(monkeypatch, home, "layers", {"run": DETERMINISTIC, "layer": "3"})
     app.query_params.clear()  # as the menu does
-    app.switch_page("views/ood.py").run()
+    turned_to(app, "ood").run()
     assert app.query_params["run"] == DETERMINISTIC
 
 
@@ -385,10 +403,10 @@ def test_results_published_while_the_page_is_open_appear_at_the_next_run(
     small = {"layers": 3, "experts": 4, "top_k": 2, "examples": 12}
     make_store(tmp_path, runs=("deterministic",), **small)
     app = open_page(monkeypatch, tmp_path, "ood")
-    assert len(app.selectbox(key="views/ood.py:run").options) == 1
+    assert len(app.selectbox(key=f"{path_of('ood')}:run").options) == 1
     make_store(tmp_path, runs=("fcvr",), **small)
     app.run()
-    assert len(app.selectbox(key="views/ood.py:run").options) == 2
+    assert len(app.selectbox(key=f"{path_of('ood')}:run").options) == 2
 
 
 def test_a_damaged_pointer_is_a_sentence_and_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

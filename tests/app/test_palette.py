@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import app
-from app import palette
+from app.figures import palette
 
 CONFIG = tomllib.loads((Path(app.__file__).parent / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
 # Machado, Oliveira & Fernandes 2009, severity 1.0, in linear RGB.

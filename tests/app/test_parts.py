@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import pairs
-from app import runs as run_names
-from app.auroc import score_label
-from app.components.baselines import in_words
-from app.components.format import interval, is_percent, number
-from app.components.text import counted, plain, prose
-from app.components.tokens import strip_html, visible
-from app.settings import Settings, SettingsError
+from app.comparison import paired_answers as pairs
+from app.figures.auroc import score_label
+from app.shared import runs as run_names
+from app.shared.format import interval, is_percent, number
+from app.shared.settings import Settings, SettingsError
+from app.shared.text import counted, plain, prose
+from app.shared.token_strip import strip_html, visible
+from app.views.calibration.baselines import in_words
 from pipelines.dashboard import MAIN, SERVER, check_port_free, streamlit_command
 from pipelines.errors import ServeError
 
@@ -74,7 +74,9 @@ def test_a_port_that_does_not_exist_is_refused(port: int) -> None:
         check_port_free(port)
 
 
-@pytest.mark.parametrize("module", ["app.exports", "app.data", "app.charts.layers", "app.components.page"])
+@pytest.mark.parametrize(
+    "module", ["app.downloads.files", "app.shared.data", "app.views.layers.charts", "app.shared.page"]
+)
 def test_the_dashboard_never_imports_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
     root = MAIN.parents[1]
@@ -266,7 +268,7 @@ def test_white_space_in_tokens_is_visible() -> None:
 
 
 def test_job_progress_says_stage_count_rate_and_time_left() -> None:
-    from app.components.jobs import progress_text
+    from app.shared.job_strip import progress_text
 
     job = SimpleNamespace(stage="trace", done=50, total=200, rate=2.5, eta_seconds=61, message="")
     assert progress_text(job) == "trace · 50 of 200 · 2.5/s · 1 min 1 s left"

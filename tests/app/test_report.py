@@ -12,12 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from app import report
-from app.components.page import Page
-from app.data import open_data
-from app.exports import Section
-from app.sections import sections
-from app.settings import Settings
+from app.downloads.bundle import bundle, slug
+from app.downloads.files import Section
+from app.shared.data import open_data
+from app.shared.page import Page
+from app.shared.settings import Settings
+from app.views.export import report
+from app.views.export.sections import sections
 from store.reader import open_store
 from tests.store.factory import make_store, run_id
 
@@ -83,7 +84,7 @@ def test_text_from_outside_stays_text() -> None:
 
 def test_the_archive_has_every_table_and_chart_with_the_card(made: list[Section]) -> None:
     some = [made[0], next(section for section in made if section.chart is not None)]
-    with zipfile.ZipFile(io.BytesIO(report.bundle(some, CARD))) as archive:
+    with zipfile.ZipFile(io.BytesIO(bundle(some, CARD))) as archive:
         names = archive.namelist()
         assert json.loads(archive.read("card.json")) == CARD
         assert sum(name.endswith((".csv", ".parquet", ".json", ".tex")) for name in names) == 2 * 4 + 1 + 1
@@ -94,4 +95,4 @@ def test_the_archive_has_every_table_and_chart_with_the_card(made: list[Section]
 
 @pytest.mark.parametrize(("text", "expected"), [("Risk — on ../x", "risk-on-x"), ("ß€", "table"), ("a" * 99, "a" * 60)])
 def test_titles_become_harmless_file_names(text: str, expected: str) -> None:
-    assert report.slug(text) == expected
+    assert slug(text) == expected

@@ -8,16 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.urlstate import (
-    MAX_VALUES,
-    PARAMETERS,
-    LinkError,
-    Value,
-    choose,
-    choose_many,
-    parse,
-    render,
-)
+from app.shared.url_state import MAX_VALUES, PARAMETERS, LinkError, Value, choose, choose_many, parse, render
 
 RUN_IDS = st.from_regex(r"[a-z0-9._-]{1,60}", fullmatch=True)
 TEXTS = st.text(min_size=1, max_size=60).filter(str.isprintable)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from app import verdicts
+from app.views.overview import run_chips as verdicts
 
 FCVR = {"method": "fcvr", "control": "none"}
 

@@ -56,7 +56,7 @@ DOCUMENTED = sorted({(arguments.strip(), place) for place, arguments in document
 
 def test_commands_are_found_where_they_are_written():
     places = {place.partition(":")[0] for _, place in DOCUMENTED}
-    assert {"README.md", "Dockerfile", "store/reader.py", "app/components/states.py"} <= places
+    assert {"README.md", "Dockerfile", "store/reader.py", "app/shared/states.py"} <= places
 
 
 @pytest.mark.parametrize(("arguments", "place"), DOCUMENTED)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 import pytest
 
+from app import pages
 from store import queries
 from store.reader import open_store
 from tests.store.factory import run_id
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-PAGES = {"overview": ""} | {
-    name: name for name in ("layers", "experts", "calibration", "ood", "compare", "training", "export")
-}
+PAGES = {page.name: page.address for page in pages.PAGES if page.needs_results}
 WIDTHS = (1440, 390)
 FCVR = run_id("fcvr")
 SETTLED = """() => !document.querySelector('[data-testid="stStatusWidget"], .st-key-later')

@@ -1,1 +1,0 @@
-"""Charts of the dashboard: pure functions from a DataFrame to an ``altair`` chart, free of Streamlit."""

@@ -1,1 +1,0 @@
-"""Pieces that every page of the dashboard uses: page frame, filters, figures, help, cards, downloads, states."""
