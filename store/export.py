@@ -20,8 +20,8 @@ FORMATS = ("csv", "parquet", "json", "latex", "duckdb")
 
 # A spreadsheet takes a cell that begins so for a formula. One more apostrophe goes in front, also
 # where there already are some: removing one restores the text.
-_FORMULA = r"^'*[=+\-@\t\r\n]"
-_LATEX = str.maketrans(
+FORMULA = r"^'*[=+\-@\t\r\n]"
+LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
         "{": r"\{",
@@ -165,7 +165,7 @@ def _write_csv(store: Store, tables: list[schema.Table], runs: list[str], card: 
         if column.type.endswith("[]"):
             return f'to_json("{column.name}")::VARCHAR AS "{column.name}"'
         if column.type == "VARCHAR":
-            risky = f'regexp_matches("{column.name}", {engine.literal(_FORMULA)})'
+            risky = f'regexp_matches("{column.name}", {engine.literal(FORMULA)})'
             return f'CASE WHEN {risky} THEN chr(39) || "{column.name}" ELSE "{column.name}" END AS "{column.name}"'
         return f'"{column.name}"'
 
@@ -226,7 +226,7 @@ def _latex(value: Any) -> str:
 
 def latex_text(text: str) -> str:
     """Text that prints as it is in LaTeX and can run no command."""
-    return "".join(character for character in text.translate(_LATEX) if character.isprintable())
+    return "".join(character for character in text.translate(LATEX) if character.isprintable())
 
 
 def _write_duckdb(store: Store, tables: list[schema.Table], runs: list[str], card: dict[str, Any], path: Path) -> None:

@@ -23,13 +23,7 @@ import vl_convert
 
 from app.figures import palette
 from app.figures.render import specification
-
-# As in store.export: one more apostrophe goes in front, also where there are some; removing one restores the text.
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
+from store.export import FORMULA, LATEX
 
 #: how many runs a picture names; the others are counted
 NAMED = 3
@@ -72,7 +66,7 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
         value = plain_json(value)
         if isinstance(value, list):
             value = json.dumps(value)
-        return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+        return f"'{value}" if isinstance(value, str) and re.match(FORMULA, value) else value
 
     columns = {
         name: (column if pd.api.types.is_numeric_dtype(column) else column.map(safe)) for name, column in frame.items()
@@ -107,7 +101,7 @@ def latex_bytes(frame: pd.DataFrame, card: Mapping[str, Any], caption: str) -> b
             return f"{value:.4g}"
         if isinstance(value, list):
             return cell(", ".join(cell(item) for item in value))
-        return "".join(_LATEX.get(character, character) for character in str(value))
+        return str(value).translate(LATEX)
 
     numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
     comments = [f"% {line}" for line in json.dumps(plain_json(card), ensure_ascii=False, indent=1).splitlines()]

@@ -19,7 +19,7 @@ from app.shared.job_strip import jobs_strip
 from app.shared.link import Link
 from app.shared.page_file import begin
 from app.shared.settings import Settings, SettingsError
-from app.shared.style import readable
+from app.shared.style import apply_style
 from app.shared.text import plain
 from store.archive import SUFFIX
 from store.errors import StoreError
@@ -140,7 +140,7 @@ def open_page(path: str, title: str, lead: str, *, live: bool = False) -> Page:
 
 def head(title: str, lead: str) -> Settings:
     """Draw the heading of a page and return the dashboard's settings; ends the script run when one cannot be used."""
-    readable()
+    apply_style()
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.title(title, anchor=False)
         with st.container(horizontal=True, width="content", vertical_alignment="center", gap="small"):

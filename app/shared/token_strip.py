@@ -7,17 +7,6 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.figures.palette import MARK, WORSE
-
-_STYLE = f"""<style>
-.vmoer-strip {{ line-height: 2.1; font-family: "Source Code Pro", monospace; font-size: 0.86rem; }}
-.vmoer-strip span {{ padding: 0.18rem 0.1rem; border-radius: 0.25rem; white-space: pre-wrap; margin-right: 1px;
-  display: inline-block; line-height: 1.4;
-  background: color-mix(in srgb, {WORSE} calc(var(--w) * 1%), transparent); }}
-.vmoer-strip span.on {{ outline: 2px solid {MARK}; }}
-.vmoer-strip sub {{ opacity: 0.75; font-size: 0.62rem; }}
-</style>"""
-
 
 def visible(token: str | None, token_id: int | None = None) -> str:
     """The token with white space made visible; its vocabulary index where the run stores no text."""
@@ -37,7 +26,7 @@ def strip_html(tokens: Sequence[str], weights: Sequence[float], titles: Sequence
             f'<span{on} style="--w:{share * 70:.0f}" title="{html.escape(title, quote=True)}">'
             f"{html.escape(token)}</span>"
         )
-    return f'{_STYLE}<div class="vmoer-strip" role="img" aria-label="Prompt, token by token">{"".join(parts)}</div>'
+    return f'<div class="vmoer-strip" role="img" aria-label="Prompt, token by token">{"".join(parts)}</div>'
 
 
 def token_strip(tokens: Sequence[str], weights: Sequence[float], titles: Sequence[str], marked: int | None) -> None:

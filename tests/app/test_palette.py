@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import tomllib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 import app
 from app.figures import palette
+from app.shared.style import SHEET
 
 CONFIG = tomllib.loads((Path(app.__file__).parent / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
 # Machado, Oliveira & Fernandes 2009, severity 1.0, in linear RGB.
@@ -94,3 +96,11 @@ def test_text_reaches_reading_contrast(theme: palette.Theme) -> None:
     section = CONFIG["theme"][theme]
     for background in (section["backgroundColor"], section["secondaryBackgroundColor"]):
         assert contrast(section["textColor"], background) >= 7
+
+
+def test_the_style_sheet_has_the_colours_of_the_charts() -> None:
+    sheet = SHEET.read_text(encoding="utf-8")
+    assert f"--vmoer-mark: {palette.MARK};" in sheet
+    assert f"--vmoer-worse: {palette.WORSE};" in sheet
+    assert f'text[fill="{palette.NEUTRAL}"]' in sheet
+    assert set(re.findall(r"#[0-9A-F]{6}", sheet)) == {palette.MARK, palette.WORSE, palette.NEUTRAL}

@@ -26,11 +26,6 @@ TITLES = {
     "ece": "ECE (lower is better)",
     "nll": "NLL (lower is better)",
 }
-# Nine doors: three rows of three, and below each other on a phone; no row is ever left with one or two.
-_EVEN = """<style>
-.st-key-doors { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 0.75rem; }
-@media (max-width: 640px) { .st-key-doors { grid-template-columns: minmax(0, 1fr); gap: 0.5rem; } }
-</style>"""
 #: where a run comes from, and the colour of its chip
 ORIGINS = {"archive": "blue", "here": "green"}
 
@@ -155,7 +150,6 @@ def draw_doors(page: Page, run_id: str) -> None:
     """Where the chosen run can be looked at, with the link that does it."""
     baseline = run_names.deterministic_of(page.runs, run_id)
     st.markdown(f"#### What you can do with {plain(page.label(run_id))}", anchors=False)
-    st.html(_EVEN)
     with st.container(key="doors"):
         for entry in PAGES[1:]:
             _door(entry, run_id, baseline)
