@@ -12,7 +12,7 @@ if str(APP.parent) not in sys.path:
 
 from app.pages import PAGES  # noqa: E402
 from app.serving.login import require_login  # noqa: E402
-from app.shared.page_file import offer  # noqa: E402
+from app.shared.page_file import draw_download  # noqa: E402
 from app.shared.states import broken  # noqa: E402
 from pipelines.settings import load_settings  # noqa: E402
 from store.errors import StoreError  # noqa: E402
@@ -27,6 +27,6 @@ page = st.navigation(
 )
 try:
     page.run()
-    offer(page.url_path or "overview")
+    draw_download(page.url_path or "overview")
 except StoreError as error:
     broken(str(error))

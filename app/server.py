@@ -1,4 +1,4 @@
-"""The dashboard as a server, the pages behind their guard; ``vmoer serve`` or ``streamlit run app/server.py``."""
+"""The dashboard as a server, with its security headers; ``vmoer serve`` or ``streamlit run app/server.py``."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -13,15 +13,15 @@ APP = Path(__file__).resolve().parent
 if str(APP.parent) not in sys.path:
     sys.path.insert(0, str(APP.parent))
 
-from app.serving.security_headers import Guard, streamlit_files, streamlit_page  # noqa: E402
-from app.serving.static_files import Delivery, answer_at_once  # noqa: E402
+from app.serving.security_headers import SecurityHeaders, streamlit_files, streamlit_page  # noqa: E402
+from app.serving.static_files import StaticFiles, disable_send_delay  # noqa: E402
 from pipelines.settings import LOOPBACK, load_settings  # noqa: E402
 
 
 @asynccontextmanager
 async def started(_: st.App) -> AsyncIterator[None]:
-    """What is done once the server listens."""
-    answer_at_once()
+    """Set up the listening sockets once the server has started."""
+    disable_send_delay()
     yield
 
 
@@ -29,7 +29,7 @@ app = st.App(
     APP / "main.py",
     lifespan=started,
     middleware=[
-        Middleware(Guard, hosts=[*LOOPBACK, *load_settings().allowed_hosts], page=streamlit_page()),
-        Middleware(Delivery, folder=streamlit_files()),
+        Middleware(SecurityHeaders, hosts=[*LOOPBACK, *load_settings().allowed_hosts], page=streamlit_page()),
+        Middleware(StaticFiles, folder=streamlit_files()),
     ],
 )

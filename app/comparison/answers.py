@@ -10,7 +10,7 @@ from app.shared.page import Page
 
 
 def paired(page: Page, first: str, second: str) -> pd.DataFrame:
-    """The questions that both runs answered, with what became of each answer; in-distribution first, as everywhere."""
+    """Return the questions that both runs answered, with ``outcome``; in-distribution sets first."""
     rows = page.data("paired_predictions", first, second)
     rows = rows.sort_values(["role", "dataset"], key=by_role, kind="stable").reset_index(drop=True)
     right = zip(rows["correct_a"].astype(bool), rows["correct_b"].astype(bool), strict=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from app.figures.paired import OUTCOMES
+from app.figures.verdict import BETTER, WORSE, verdict
 from vmoer import metrics
 
 DIFFERENCES = ("accuracy", "ece", "nll", "brier")
@@ -32,13 +32,6 @@ def flip_counts(paired: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "outcome", "count", "share", "n"])
 
 
-def verdict(low: float | None, high: float | None, direction: str) -> str:
-    """Whether the second run is better or worse, as far as the interval of the difference tells."""
-    if low is None or high is None or np.isnan(low) or np.isnan(high) or low <= 0 <= high or direction == "none":
-        return "no clear difference"
-    return "second run better" if (low > 0) == (direction == "higher") else "second run worse"
-
-
 def with_verdicts(differences: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
     """The paired differences on ``datasets``, in their order, each with its verdict."""
     rows = differences[differences["dataset"].isin(datasets)]
@@ -50,8 +43,8 @@ def with_verdicts(differences: pd.DataFrame, datasets: Sequence[str]) -> pd.Data
 def in_words(differences: pd.DataFrame, titles: Mapping[str, str]) -> str:
     """What the intervals of :func:`with_verdicts` settle: where the second run is better, and where it is worse."""
     said = []
-    for name in ("better", "worse"):
-        rows = differences[differences["verdict"] == f"second run {name}"]
+    for name, value in (("better", BETTER), ("worse", WORSE)):
+        rows = differences[differences["verdict"] == value]
         found = [
             f"{title} on {', '.join(rows.loc[rows['metric'] == metric, 'dataset'])}"
             for metric, title in titles.items()

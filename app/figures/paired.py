@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
+from app.figures import verdict
 from app.figures.palette import BETTER, CALM, NEUTRAL, WORSE
 from app.figures.parts import (
     SIGNED,
@@ -92,7 +93,7 @@ def differences(frame: pd.DataFrame, *, title: str, percent: bool, row: str = "d
     """Paired difference (second run − first run) with its 95 % interval, one ``row`` each; 0 = no difference."""
     data = require(frame, row, "difference", "ci_low", "ci_high", "verdict", "n")
     form, axis_form = ("+.1%", "+.1~%") if percent else ("+.3f", "+.3~f")
-    verdicts = ["no clear difference", "second run better", "second run worse"]
+    verdicts = [verdict.UNCLEAR, verdict.BETTER, verdict.WORSE]
     y = alt.Y(f"{row}:N", sort=list(dict.fromkeys(data[row])), title=None, axis=alt.Axis(labelLimit=200))
     interval = (
         alt.Chart(data)

@@ -1,4 +1,4 @@
-"""Who may see the dashboard: everyone who reaches it, or, where a login is set up, the people it lists."""
+"""The login of the dashboard, where one is set up: only listed users see a page."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipelines.settings import Settings
 
 
 def admitted(user: Mapping[str, Any], allowed: Sequence[str]) -> bool:
-    """Whether a logged-in person is listed: by address, by ``*@domain``, or ``*`` for all the provider lets in.
+    """Return whether a logged-in user is listed: by address, by ``*@domain``, or by ``*`` for everyone.
 
-    An address that the provider says it has not verified counts for nothing.
+    An address that the provider has not verified is never listed.
     """
     if "*" in allowed:
         return True
@@ -26,7 +26,7 @@ def admitted(user: Mapping[str, Any], allowed: Sequence[str]) -> bool:
 
 
 def require_login(settings: Settings) -> None:
-    """Nothing for those who may enter; anyone else sees the way in, and the script run ends."""
+    """Stop the page with a login form unless the user is allowed."""
     if not settings.auth_file:
         return
     if not getattr(st.user, "is_logged_in", False):

@@ -101,7 +101,7 @@ def streamlit_page() -> str:
     return (streamlit_files() / "index.html").read_text(encoding="utf-8")
 
 
-class Guard:
+class SecurityHeaders:
     """ASGI middleware: refuses by :func:`refusal`, adds :func:`security_headers`."""
 
     def __init__(self, app: Application, hosts: Sequence[str], page: str) -> None:

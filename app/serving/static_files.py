@@ -2,8 +2,8 @@
 
 Streamlit's page loads about 150 small scripts: the first half with the page, the second when the first element of each
 kind arrives. So the first chart waited for two rows of requests, each answered through a thread and a file, and each
-held back for up to 40 ms by the kernel (:func:`answer_at_once`). The preloads stand in the page: as a header they would
-be 4 kB, more than a proxy takes by default.
+held back for up to 40 ms by the kernel (:func:`disable_send_delay`). The preloads stand in the page: as a header they
+would be 4 kB, more than a proxy takes by default.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf
 _IMPORTED = re.compile(r"""\b(?:from|import)\s*["'`]\./([\w.-]+\.js)["'`]""")
 
 
-def answer_at_once() -> None:
-    """Let small answers of the listening sockets of this process leave without waiting for the reader's receipt.
+def disable_send_delay() -> None:
+    """Set TCP_NODELAY on the listening sockets of this process, so that small answers leave at once.
 
     ``asyncio`` switches that wait (Nagle's) off only for sockets that were opened with TCP as their protocol; Streamlit
     opens its own with the default one. What is accepted takes the choice over from what listens.
@@ -65,7 +65,7 @@ def preloading(page: str, names: list[str]) -> str:
     return page.replace("</head>", "\n".join(["", *links, "</head>"]), 1)
 
 
-class Delivery:
+class StaticFiles:
     """ASGI middleware: answers for the scripts, styles and fonts of Streamlit's ``folder``; its page gets preloads.
 
     The files' names hold a hash of what is in them, so a browser keeps them for a year. They go out compressed to other

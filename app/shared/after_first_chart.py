@@ -1,4 +1,4 @@
-"""What a page draws once its first chart is on the screen: all that begins below the window's edge.
+"""Draw the rest of a page once its first chart is on the screen.
 
 Mounted together, the charts of a page wait for each other, so the first came as late as the last. The rest is asked for
 by the browser as soon as the first is drawn, without scrolling: searching in the page and reading aloud find all of it.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from app.shared import states
-from app.shared.fragment import alone
+from app.shared.fragment import draw_fragment
 from app.shared.link import changed
 from store.errors import StoreError
 
@@ -35,7 +35,7 @@ export default function ({ setTriggerValue }) {
 _watcher = st.components.v2.component("vmoer_later", js=_WATCH)
 
 
-def later(page: str, content: Callable[[], None]) -> None:
+def after_first_chart(page: str, content: Callable[[], None]) -> None:
     """Draw ``content`` after the first chart of ``page`` when it is opened, at once whenever it is drawn again.
 
     To be called once on a page, after something with a chart. Asked for late, it is a part that runs alone, where a
@@ -64,4 +64,4 @@ def later(page: str, content: Callable[[], None]) -> None:
         with st.container():  # as a part that runs alone has one: each element keeps its place in the page
             drawn()
     else:
-        alone(part)
+        draw_fragment(part)

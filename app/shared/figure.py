@@ -14,9 +14,9 @@ from app.downloads import files as exports
 from app.downloads.files import Section
 from app.figures.render import screen_spec
 from app.shared.card import card_popover
-from app.shared.fragment import alone, folded, popover
+from app.shared.fragment import draw_fragment, folded, popover
 from app.shared.metric_help import metric_help
-from app.shared.page_file import keep
+from app.shared.page_file import add_figure
 from app.shared.text import counted, plain, prose
 
 
@@ -147,9 +147,9 @@ def heading(
         st.markdown(f"#### {plain(title)}", anchors=False, width="content")
         # One group, so that a narrow window moves all of it below the title.
         with st.container(width="content"):
-            alone(tools)
+            draw_fragment(tools)
     st.caption(prose(note))
-    keep(key, lambda: Section(title, note, None if chart is None else one_chart(chart), table, card))
+    add_figure(key, lambda: Section(title, note, None if chart is None else one_chart(chart), table, card))
 
 
 def table_behind(table: pd.DataFrame, *, key: str) -> None:

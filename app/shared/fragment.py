@@ -1,4 +1,4 @@
-"""What opens on demand: popovers and folded parts whose content is made and sent only once they are open.
+"""Popovers and expanders whose content is made and sent only once they are open.
 
 A page has dozens of them; made beforehand, they took longer than all its charts.
 """
@@ -10,13 +10,13 @@ from collections.abc import Callable
 import streamlit as st
 
 
-def alone(content: Callable[[], None]) -> None:
-    """Draw ``content`` as a part of the page that runs alone when something in it is opened or changed."""
+def draw_fragment(content: Callable[[], None]) -> None:
+    """Draw ``content`` as a fragment, which reruns without the page."""
     st.fragment(content)()
 
 
 def popover(label: str, content: Callable[[], None], *, key: str, help: str | None = None) -> None:
-    """A button that opens a small window with ``content``; to stand in a part that runs :func:`alone`."""
+    """A button that opens a small window with ``content``; to stand in a part that runs :func:`draw_fragment`."""
     with st.popover(label, type="tertiary", key=key, help=help, on_change="rerun") as window:
         if window.open:
             content()
@@ -30,4 +30,4 @@ def folded(label: str, content: Callable[[], None], *, key: str) -> None:
             if fold.open:
                 content()
 
-    alone(part)
+    draw_fragment(part)

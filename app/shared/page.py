@@ -17,7 +17,7 @@ from app.shared.data import Data, open_data
 from app.shared.help_key import help_key
 from app.shared.job_strip import jobs_strip
 from app.shared.link import Link
-from app.shared.page_file import begin
+from app.shared.page_file import begin_file
 from app.shared.settings import Settings, SettingsError
 from app.shared.style import apply_style
 from app.shared.text import plain
@@ -144,7 +144,7 @@ def head(title: str, lead: str) -> Settings:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.title(title, anchor=False)
         with st.container(horizontal=True, width="content", vertical_alignment="center", gap="small"):
-            begin(st.container(width="content"))
+            begin_file(st.container(width="content"))
             with st.container(width="content", gap=None):
                 help_key()
     st.markdown(lead)

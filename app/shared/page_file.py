@@ -22,19 +22,19 @@ class _Kept:
     figures: dict[str, Callable[[], Section | None]] = field(default_factory=dict)
 
 
-def begin(slot: DeltaGenerator) -> None:
-    """Forget the figures of the page before; the button will stand in ``slot``."""
+def begin_file(slot: DeltaGenerator) -> None:
+    """Begin the file of a page, without figures; its button will stand in ``slot``."""
     st.session_state[_KEPT] = _Kept(slot)
 
 
-def keep(key: str, make: Callable[[], Section | None]) -> None:
-    """Take a figure into the page's file; ``make`` is called when the file is asked for and may find nothing."""
+def add_figure(key: str, make: Callable[[], Section | None]) -> None:
+    """Add a figure to the page's file; ``make`` is called at download and may return ``None``."""
     kept = st.session_state.get(_KEPT)
     if kept is not None:
         kept.figures[key] = make
 
 
-def offer(name: str) -> None:
+def draw_download(name: str) -> None:
     """Draw the button, once every figure of the page called ``name`` is known; without a figure there is none."""
     kept = st.session_state.get(_KEPT)
     if kept is None or not kept.figures:

@@ -1,4 +1,4 @@
-"""An inspection on its way: its place in the queue, progress, cancel, and what to do when nothing computes it."""
+"""The state of an inspection: place in the queue, progress, cancel, and what to do without a worker."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipelines.errors import JobError, PipelineError
 from pipelines.settings import Settings
 
 
-def watch(inspection_id: str, limits: Settings, seconds: float, *, key: str) -> bool:
-    """True when the inspection has finished; else how it stands, refreshed until it ends, when the page runs again."""
+def draw_progress(inspection_id: str, limits: Settings, seconds: float, *, key: str) -> bool:
+    """Draw the state of an inspection until it ends; return whether it has finished."""
     try:
         found = live.get_inspection(inspection_id, limits)
     except JobError as error:

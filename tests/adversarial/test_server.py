@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.serving.login import admitted
-from app.serving.security_headers import ANY_ADDRESS, Guard, host_of, refusal, streamlit_page
+from app.serving.security_headers import ANY_ADDRESS, SecurityHeaders, host_of, refusal, streamlit_page
 from pipelines import dashboard, login
 from pipelines.cli import run
 from pipelines.dashboard import check_address, reachable_as, streamlit_command
@@ -105,7 +105,7 @@ def answer(scope: dict[str, Any]) -> list[dict[str, Any]]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(Guard(inner, LOOPBACK, streamlit_page())(scope, receive, send))
+    asyncio.run(SecurityHeaders(inner, LOOPBACK, streamlit_page())(scope, receive, send))
     return sent
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.serving.security_headers import Message, Receive, Scope, Send, streamlit_files, streamlit_page
-from app.serving.static_files import KINDS, Delivery, answer_at_once, preloading, scripts
+from app.serving.static_files import KINDS, StaticFiles, disable_send_delay, preloading, scripts
 
 PAGE = b"<html><head><script src='./static/js/index.1.js'></script></head></html>"
 
@@ -52,7 +52,7 @@ def asked(
     scope: dict[str, Any] = {
         "type": "http", "method": "GET", "path": path, "headers": headers, "client": (client, 5)
     }  # fmt: skip
-    asyncio.run(Delivery(behind, folder)(scope, receive, send))
+    asyncio.run(StaticFiles(behind, folder)(scope, receive, send))
     return dict(sent[0]["headers"]), b"".join(one["body"] for one in sent[1:])
 
 
@@ -98,6 +98,6 @@ def test_what_a_server_accepts_does_not_wait_to_send() -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        answer_at_once()
+        disable_send_delay()
         with socket.create_connection(server.getsockname()), server.accept()[0] as accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

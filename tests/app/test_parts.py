@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from app.comparison import paired_answers as pairs
 from app.figures.auroc import score_label
+from app.figures.verdict import verdict
 from app.shared import runs as run_names
 from app.shared.format import interval, is_percent, number
 from app.shared.settings import Settings, SettingsError
@@ -212,7 +213,7 @@ def test_an_outcome_reads_from_first_to_second(first: bool, second: bool, expect
 def test_a_difference_is_clear_only_outside_zero(
     low: float | None, high: float | None, direction: str, expected: str
 ) -> None:
-    assert pairs.verdict(low, high, direction) == expected
+    assert verdict(low, high, direction) == expected
 
 
 def test_differences_computed_on_a_page_are_second_minus_first() -> None:

@@ -22,7 +22,7 @@ def test_better_and_worse_follow_the_direction_of_the_metric() -> None:
 
 
 def test_without_a_stored_difference_a_run_is_not_compared() -> None:
-    assert verdicts.chips(FCVR, {}, False) == [verdicts.ALONE]
+    assert verdicts.chips(FCVR, {}, False) == [verdicts.NOT_COMPARED]
 
 
 def test_the_baseline_and_controls_are_called_so() -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from app.comparison import paired_answers as pairs
+from app.figures.verdict import BETTER, SIGNS, UNCLEAR, WORSE
 from app.shared import runs as run_names
 from app.shared.figure import heading
 from app.shared.format import interval, is_percent
@@ -18,7 +19,6 @@ from app.shared.page import Page
 from app.shared.text import plain
 
 TITLES = {"ece": "ECE", "nll": "NLL, nats", "ece_ts": "ECE, both scaled", "nll_ts": "NLL, both scaled"}
-SIGNS = {"second run better": "▲", "second run worse": "▼", "no clear difference": "●"}
 #: how many of the chosen runs are spoken of in words; the table has them all
 IN_WORDS = 2
 #: how many baselines without a clear difference are named; more are counted
@@ -50,17 +50,16 @@ def in_words(rows: pd.DataFrame) -> str:
     for metric, title in TITLES.items():
         here = rows[rows["metric"] == metric]
         said = []
-        for word in ("better", "worse"):
-            verdict = f"second run {word}"
+        for word, verdict in (("better", BETTER), ("worse", WORSE)):
             found = run_names.records(here[here["verdict"] == verdict])
             if found:
                 names = ", ".join(f"{plain(row['against'])} ({row['text']})" for row in found)
                 said.append(f"{SIGNS[verdict]} {word} than {names}")
-        unclear = [plain(name) for name in here.loc[here["verdict"] == "no clear difference", "against"]]
+        unclear = [plain(name) for name in here.loc[here["verdict"] == UNCLEAR, "against"]]
         if unclear:
             many = f"the other {len(unclear)}" if said else f"any of the {len(unclear)}"
             names = ", ".join(unclear) if len(unclear) <= NAMED else many
-            said.append(f"{SIGNS['no clear difference']} no clear difference from {names}")
+            said.append(f"{SIGNS[UNCLEAR]} no clear difference from {names}")
         if said:
             lines.append(f"- **{title}** {'; '.join(said)}.")
     return "\n".join(lines)

@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.comparison import paired_answers as pairs
 from app.figures import paired as compare
 from app.figures.palette import ROLE_LABELS
 from app.figures.reliability import (
@@ -18,10 +17,11 @@ from app.figures.reliability import (
     risk_coverage,
     risk_coverage_points,
 )
+from app.figures.verdict import UNCLEAR, verdict
 from app.pages import path_of
 from app.shared import runs as run_names
 from app.shared import states
-from app.shared.after_first_chart import later
+from app.shared.after_first_chart import after_first_chart
 from app.shared.choice_row import choice_row
 from app.shared.figure import Tile, figure, heading
 from app.shared.format import interval, is_percent, missing, number
@@ -214,7 +214,7 @@ def draw_paired(page: Page, run_ids: list[str], datasets: list[str]) -> None:
         )
         return
     ends = zip(rows["ci_low"], rows["ci_high"], rows["direction"], strict=True)
-    rows["verdict"] = [pairs.verdict(*one) for one in ends]
+    rows["verdict"] = [verdict(*one) for one in ends]
     tiles = []
     for metric in PAIRED:
         part = rows[rows["metric"] == metric].drop_duplicates("run")
@@ -222,7 +222,7 @@ def draw_paired(page: Page, run_ids: list[str], datasets: list[str]) -> None:
             better = definition(metric).direction
             chart = compare.differences(part, title="difference", percent=is_percent(metric), row="run")
             tiles.append(Tile(f"{TITLES.get(metric, metric)}, {better} is better", chart, width=400))
-    clear = rows[rows["verdict"] != "no clear difference"]
+    clear = rows[rows["verdict"] != UNCLEAR]
     said = "; ".join(
         f"{TITLES.get(row['metric'], row['metric'])} of {row['run']}: {row['verdict'].removeprefix('second run ')}"
         for row in run_names.records(clear)
@@ -290,7 +290,7 @@ def render() -> None:
 
     answer(page, run_ids, datasets[0])
     if diagrams(page, datasets[0], run_ids, calibrations, scheme):
-        later(PATH, rest)
+        after_first_chart(PATH, rest)
     else:
         rest()
 

@@ -16,13 +16,13 @@ from app.figures import paired as charts
 from app.pages import path_of
 from app.shared import runs as run_names
 from app.shared import states
-from app.shared.after_first_chart import later
+from app.shared.after_first_chart import after_first_chart
 from app.shared.choice_row import choice_row
 from app.shared.figure import Figure, Tile
 from app.shared.format import PERCENT, is_percent, number
 from app.shared.link import click_layer, go
 from app.shared.page import Page, open_page
-from app.shared.page_file import keep
+from app.shared.page_file import add_figure
 from app.shared.stepper import stepper
 from app.shared.text import counted, plain
 from app.views.compare import charts as own_charts
@@ -183,11 +183,11 @@ def draw_part(page: Page, first: str, second: str, rows: pd.DataFrame, parts: li
     part = page.link.text("part")
     for name in parts:
         for make in PARTS[name][1] if name != part else ():
-            keep(make.__name__, partial(_section, make, page, first, second, rows))
+            add_figure(make.__name__, partial(_section, make, page, first, second, rows))
     figures = [figure for make in PARTS[part][1] if (figure := make(page, first, second, rows)) is not None]
     if part == "answers":
         figures[0].draw()
-        later(PATH, partial(side_by_side, figures[1:]))
+        after_first_chart(PATH, partial(side_by_side, figures[1:]))
         return
     for figure in figures:
         figure.draw()

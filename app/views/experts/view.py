@@ -11,7 +11,7 @@ import streamlit as st
 from app.drilldown import layer as depth
 from app.pages import path_of
 from app.shared import runs as run_names
-from app.shared.after_first_chart import later
+from app.shared.after_first_chart import after_first_chart
 from app.shared.choice_row import choice_row
 from app.shared.figure import figure, heading
 from app.shared.format import PERCENT
@@ -209,7 +209,7 @@ def render() -> None:
         )
         return
     draw_load(page, run_id, dataset, layers, rows)
-    later(PATH, partial(draw_layer, page, run_id, dataset, layers, layer, expert))
+    after_first_chart(PATH, partial(draw_layer, page, run_id, dataset, layers, layer, expert))
 
 
 render()

@@ -12,7 +12,7 @@ from app.shared.text import plain, prose, sentence
 from app.views.inspect import frames as inspected
 from app.views.inspect.charts import attribution
 from app.views.inspect.result import NATIVE, Inspected
-from app.worker_requests.progress import watch
+from app.worker_requests.progress import draw_progress
 from pipelines import live
 from pipelines.errors import PipelineError
 from pipelines.settings import Settings
@@ -26,7 +26,7 @@ _UNITS = {"logit_variance": "logits²", "routing_entropy": "nats", "expert_logit
 _ALGORITHMS = {"ablation": "ablation (fast)", "shapley": "Shapley values (adds up)"}
 
 
-def explain(shown: Inspected, asked: live.Request, limits: Settings, seconds: float) -> None:
+def draw_attribution(shown: Inspected, asked: live.Request, limits: Settings, seconds: float) -> None:
     """Draw the question for the chosen token and layer, and the answer the link names."""
     st.markdown("#### Why is this token uncertain?", anchors=False)
     token = str(shown.tokens.loc[shown.tokens["position"] == shown.position, "token"].iloc[0]).strip()
@@ -78,7 +78,7 @@ def _question(shown: Inspected, asked: live.Request, limits: Settings, inside: b
 
 
 def _answer(why_id: str, limits: Settings, seconds: float) -> None:
-    if not watch(why_id, limits, seconds, key="why"):
+    if not draw_progress(why_id, limits, seconds, key="why"):
         return
     try:
         summary, _ = live.read_result(why_id, limits)

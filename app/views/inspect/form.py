@@ -47,7 +47,7 @@ class Asked:
     values: dict[str, Any]
 
 
-def ask(limits: Settings, start: Start = OWN) -> None:
+def draw_form(limits: Settings, start: Start = OWN) -> None:
     """Draw the form; when it is sent, the inspection or job is queued and its link opened."""
     models = web.allowed_models(limits)
     methods = list(live.known_methods(limits))

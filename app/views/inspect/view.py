@@ -9,11 +9,11 @@ from app.shared import states
 from app.shared.link import Link
 from app.shared.page import head
 from app.shared.text import plain, sentence
-from app.views.inspect.attribution import explain
-from app.views.inspect.form import ask, kept_spec
+from app.views.inspect.attribution import draw_attribution
+from app.views.inspect.form import draw_form, kept_spec
 from app.views.inspect.result import Inspected, draw
 from app.views.inspect.stored_question import start_of
-from app.worker_requests.progress import watch, worker_line
+from app.worker_requests.progress import draw_progress, worker_line
 from pipelines import live, web
 from pipelines.errors import PipelineError
 from pipelines.settings import Settings, load_settings
@@ -43,7 +43,7 @@ def results(inspection_id: str, link: Link, limits: Settings, seconds: float) ->
     link.pick("inspection", [inspection_id], inspection_id)
     why = link.given("why")
     link.pick("why", [] if why is None else [str(why)], None)
-    if not watch(inspection_id, limits, seconds, key="inspection"):
+    if not draw_progress(inspection_id, limits, seconds, key="inspection"):
         link.commit()
         return
     try:
@@ -58,7 +58,7 @@ def results(inspection_id: str, link: Link, limits: Settings, seconds: float) ->
     shown = Inspected(inspection_id, summary, table.to_pandas(), link)
     link.commit()
     draw(shown)
-    explain(shown, asked, limits, seconds)
+    draw_attribution(shown, asked, limits, seconds)
     st.divider()
     keep(asked, limits)
 
@@ -77,10 +77,10 @@ def render() -> None:
     worker_line(limits)
     inspection_id = link.given("inspection")
     if inspection_id is None:
-        ask(limits, start_of(link, settings.home, limits))
+        draw_form(limits, start_of(link, settings.home, limits))
         return
     with st.expander("Inspect other prompts", expanded=False):
-        ask(limits)
+        draw_form(limits)
     results(str(inspection_id), link, limits, settings.live_seconds)
 
 

@@ -14,13 +14,13 @@ from app.figures import leverage as charts
 from app.pages import path_of
 from app.shared import runs as run_names
 from app.shared import states
-from app.shared.after_first_chart import later
+from app.shared.after_first_chart import after_first_chart
 from app.shared.choice_row import choice_row
 from app.shared.figure import Figure
 from app.shared.format import interval, number
 from app.shared.link import click_layer
 from app.shared.page import Page, open_page
-from app.shared.page_file import keep
+from app.shared.page_file import add_figure
 from app.shared.stepper import stepper
 from app.views.layers import figures as stability
 from app.views.layers.measurements import Measured, measured_on, source_note
@@ -91,7 +91,7 @@ def draw_view(page: Page, run_id: str, found: Measured, layers: list[int]) -> bo
     view = page.link.text("view")
     for name, (_, make, _) in VIEWS.items():
         if name != view and not (found[1].empty and name != "leverage"):
-            keep(name, partial(_section, make, page, run_id, found, layers))
+            add_figure(name, partial(_section, make, page, run_id, found, layers))
     if found[1].empty and view != "leverage":
         page.absent(
             run_id,
@@ -256,7 +256,7 @@ def render() -> None:
     choices(page, run_id, gammas, layers, datasets)
     rest = partial(draw_layer, page, run_id, rows, layers, examples)
     if draw_view(page, run_id, found, layers):
-        later(PATH, rest)
+        after_first_chart(PATH, rest)
     else:
         rest()
 

@@ -13,7 +13,7 @@ from app.figures.palette import ROLE_LABELS
 from app.pages import path_of
 from app.shared import runs as run_names
 from app.shared import states
-from app.shared.after_first_chart import later
+from app.shared.after_first_chart import after_first_chart
 from app.shared.choice_row import choice_row
 from app.shared.figure import figure
 from app.shared.page import Page, open_page
@@ -231,7 +231,7 @@ def render() -> None:
     draw_score(page, run_id, values, score, score_label(score, position, aggregation))
     roles = page.data("datasets", experiment=page.run(run_id)["experiment"]).set_index("dataset")["role"]
     rows = auroc_rows(page.data("metrics", run_ids=(run_id,), names=("auroc",)), roles)
-    later(PATH, partial(draw_more, page, run_id, rows, values, score_label(score, position, aggregation)))
+    after_first_chart(PATH, partial(draw_more, page, run_id, rows, values, score_label(score, position, aggregation)))
 
 
 render()

@@ -7,20 +7,21 @@ from typing import Any
 
 import pandas as pd
 
-from app.comparison.paired_answers import verdict
+from app.figures.verdict import BETTER, SIGNS, UNCLEAR, WORSE, verdict
 
 NAMES = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL"}
-OUTCOMES = {"second run better": "▲ better", "second run worse": "▼ worse", "no clear difference": "● same"}
-BASELINE, CONTROL, ALONE, INVERTED = "baseline", "control", "not compared", "✕ OoD inverted"
+_WORDS = {BETTER: "better", WORSE: "worse", UNCLEAR: "same"}
+OUTCOMES = {value: f"{SIGNS[value]} {word}" for value, word in _WORDS.items()}
+BASELINE, CONTROL, NOT_COMPARED, INVERTED = "baseline", "control", "not compared", "✕ OoD inverted"
 #: the states of a run whose numbers are partial
 PARTIAL = {"queued": "gray", "running": "blue", "failed": "red", "cancelled": "orange"}
-_COLOURS = {"▲ better": "green", "▼ worse": "orange", "● same": "gray"}
+_COLOURS = dict(zip(OUTCOMES.values(), ("green", "orange", "gray"), strict=True))
 #: every chip there is, and its colour; a sign and a word say the same, so that colour is never needed
 CHIPS: dict[str, str] = {
     **PARTIAL,
     BASELINE: "blue",
     CONTROL: "violet",
-    ALONE: "gray",
+    NOT_COMPARED: "gray",
     INVERTED: "red",
     **{f"{name} {said}": _COLOURS[said] for name in NAMES.values() for said in OUTCOMES.values()},
 }
@@ -49,5 +50,5 @@ def chips(run: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]], belo
             row = answers[metric]
             found.append(f"{name} {OUTCOMES[verdict(row['ci_low'], row['ci_high'], row['direction'])]}")
     if not answers and BASELINE not in found:
-        found.append(ALONE)
+        found.append(NOT_COMPARED)
     return found
