@@ -7,15 +7,13 @@ from typing import Any
 import pandas as pd
 
 from store.archive import SUFFIX
+from vmoer.methods import rank
 
 CONTROLS = {
     "untrained": "untrained heads", "non-routing-noise": "non-routing noise", "moe-noise": "noise on the MoE output",
     "beta-zero": "β = 0", "unadapted": "model as loaded", "pretrained-routers": "pretrained routers",
     "map-routers": "MAP routers",
 }  # fmt: skip
-_LADDER = (
-    "deterministic", "map", "temperature", "mcdr", "swagr", "der", "laplace", "mfvr", "fcvr-lowrank", "fcvr", "vtsr",
-)  # fmt: skip
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -69,7 +67,7 @@ def ladder_order(runs: pd.DataFrame) -> pd.DataFrame:
     keys = pd.DataFrame(
         {
             "control": (runs["control"] != "none").astype(int),
-            "method": runs["method"].map(lambda method: _LADDER.index(method) if method in _LADDER else len(_LADDER)),
+            "method": runs["method"].map(rank),
             "name": runs["method"],
             "estimator": runs["estimator"],
             "run_id": runs["run_id"],
