@@ -34,8 +34,8 @@ from urllib.parse import urlencode
 
 from app.pages import path_of
 from benchmarks.sessions import keep_writing
-from pipelines import serve
-from pipelines.dashboard import streamlit_command
+from pipelines.serve import processes as serve
+from pipelines.serve.dashboard import streamlit_command
 from pipelines.settings import Settings
 from tests.app.opening import app_at
 from tests.store.factory import run_id

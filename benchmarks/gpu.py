@@ -17,8 +17,8 @@ import torch
 from transformers import GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM
 
 from vmoer import bayesianize, record
-from vmoer.training import train
-from vmoer.training_config import Example, TrainingConfig
+from vmoer.training.config import Example, TrainingConfig
+from vmoer.training.loop import train
 
 #: the shape of smollm2-moe
 SHAPE: dict[str, Any] = {

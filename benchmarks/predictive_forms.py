@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.prompts import likelihood_option, likelihood_prompt
-from pipelines.questions import load_questions
+from pipelines.data.prompts import likelihood_option, likelihood_prompt
+from pipelines.data.questions import load_questions
 from pipelines.settings import load_settings
-from pipelines.shipped import SHIPPED
-from pipelines.spec import DataSource
+from pipelines.spec.model import DataSource
+from pipelines.spec.shipped import SHIPPED
 from vmoer import load_model, load_routers
-from vmoer.efficiency import predictive_ratio
+from vmoer.measure.macs import predictive_ratio
 from vmoer.metrics import calibration_metrics
-from vmoer.scoring import OptionScores, score_options
+from vmoer.scoring.options import OptionScores, score_options
 
 METHOD, SAMPLES = "fcvr", 16
 FORMS = ("all", "scored")

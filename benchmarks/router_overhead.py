@@ -12,8 +12,8 @@ from transformers import GraniteMoeConfig
 from benchmarks.models import batch, build
 from benchmarks.timing import ratios, report
 from vmoer import bayesianize
-from vmoer.efficiency import extra_share
 from vmoer.handle import Handle
+from vmoer.measure.macs import extra_share
 
 SAMPLES = 35
 GOALS = {

@@ -71,16 +71,16 @@ def unit(quick: bool) -> list[Row]:
     """Processor seconds per million facts of computing, of recording and of writing them, and bytes per fact."""
     import torch
 
-    from pipelines.context import Inputs
+    from pipelines.experiment.batches import Work
     from pipelines.preparation.setup import prepare_experiment, prepare_run
-    from pipelines.routing import by_size, padded, prompt_of
-    from pipelines.runs import expand
-    from pipelines.scoring import token_budget
-    from pipelines.session import Session
+    from pipelines.session.batching import by_size, padded, prompt_of
+    from pipelines.session.inputs import Inputs
+    from pipelines.session.scoring import token_budget
+    from pipelines.session.session import Session
     from pipelines.settings import Settings
-    from pipelines.spec import parse_spec
+    from pipelines.spec.model import parse_spec
+    from pipelines.spec.runs import expand
     from pipelines.stages import trace
-    from pipelines.work import Work
     from store.shards import list_shards
     from vmoer.forward.modes import evaluation
 
@@ -277,7 +277,7 @@ def _facts(home: Path) -> int:
 
 def synthetic(home: Path, rows: int, shards: int) -> tuple[int, float]:
     """A sealed run with random routing facts of a 32-layer model; how many, and the processor seconds of writing."""
-    from pipelines.bench import manifest
+    from pipelines.cli.bench import manifest
     from store.catalog import now, seal, write_manifest
     from store.shards import write_shard
 

@@ -31,11 +31,12 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.typing import Origin, Subprotocol
 
-from pipelines import jobs, serve
-from pipelines.dashboard import check_port_free
-from pipelines.foreground import compute
+from pipelines.jobs import client as jobs
+from pipelines.serve import processes as serve
+from pipelines.serve.dashboard import check_port_free
 from pipelines.settings import Settings
-from pipelines.spec import Spec, parse_spec, places
+from pipelines.spec.model import Spec, parse_spec, places
+from pipelines.worker.foreground import compute
 from store.publish import current_number
 
 PAGES = ("", "layers", "experts", "calibration", "ood", "compare")

@@ -14,12 +14,12 @@ _PUBLIC = {
     "bayesianize": "vmoer.attach",
     "Handle": "vmoer.handle",
     "load_routers": "vmoer.attach",
-    "load_model": "vmoer.models",
-    "record": "vmoer.recorder",
-    "Recorder": "vmoer.recorder",
-    "RoutingTrace": "vmoer.trace",
+    "load_model": "vmoer.models.catalog",
+    "record": "vmoer.forward.recorder",
+    "Recorder": "vmoer.forward.recorder",
+    "RoutingTrace": "vmoer.forward.trace",
     "VmoerError": "vmoer.errors",
-    "attribute": "vmoer.attribution",
+    "attribute": "vmoer.measure.attribution",
 }
 
 __all__ = [
@@ -36,12 +36,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vmoer.attach import bayesianize, load_routers
-    from vmoer.attribution import attribute
     from vmoer.errors import VmoerError
+    from vmoer.forward.recorder import Recorder, record
+    from vmoer.forward.trace import RoutingTrace
     from vmoer.handle import Handle
-    from vmoer.models import load_model
-    from vmoer.recorder import Recorder, record
-    from vmoer.trace import RoutingTrace
+    from vmoer.measure.attribution import attribute
+    from vmoer.models.catalog import load_model
 
 
 def __getattr__(name: str) -> Any:

@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vmoer import checkpoint, leverage, susceptibility
+from vmoer import checkpoint
 from vmoer import layers as layer_selection
 from vmoer.architectures import RouterSite
 from vmoer.architectures.fingerprint import fingerprint
 from vmoer.checkpoint import ROUTERS
 from vmoer.devices import running_device
 from vmoer.errors import CheckpointError, UnsupportedModelError, VmoerError
+from vmoer.forward.hooks import Tap, tap_of
 from vmoer.forward.modes import Batch, evaluation, random_tokens
 from vmoer.handle import Handle, check_sampling
-from vmoer.noise import mix_int
+from vmoer.measure import leverage, susceptibility
+from vmoer.rng import mix_int
 from vmoer.routers.base import BayesianRouter, RouterShape, routers
-from vmoer.tap import Tap, tap_of
 
 
 def bayesianize(

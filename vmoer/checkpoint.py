@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vmoer import safefile
 from vmoer.errors import CheckpointError
+from vmoer.models import safetensors_check as safefile
 
 FORMAT = 1
 

@@ -14,9 +14,9 @@ from vmoer import layers as layer_selection
 from vmoer.architectures import RouterSite
 from vmoer.architectures.fingerprint import fingerprint
 from vmoer.errors import UnknownNameError, UnsupportedModelError, VmoerError
+from vmoer.forward.hooks import Mode, Tap
 from vmoer.registry import unknown_name
 from vmoer.routers.base import BayesianRouter
-from vmoer.tap import Mode, Tap
 
 ESTIMATORS = ("in-router", "closed-form", "predictive")
 
@@ -27,7 +27,7 @@ class Handle:
     ``routers`` maps the absolute layer (as a string) to its :class:`BayesianRouter`. While the handle is active every
     forward pass of the model routes through them: averaged over ``samples`` draws with the ``in-router`` estimator,
     by the same average without sampling with ``closed-form``, by one draw per token (sample 0) with ``predictive``;
-    :mod:`vmoer.scoring` carries more draws and averages answers.
+    :mod:`vmoer.scoring.options` carries more draws and averages answers.
     """
 
     def __init__(

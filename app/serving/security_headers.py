@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: stands for every numeric address among the hosts (:data:`pipelines.dashboard.ANY_ADDRESS`)
+#: stands for every numeric address among the hosts (:data:`pipelines.serve.dashboard.ANY_ADDRESS`)
 ANY_ADDRESS = "any-ip-address"
 
 Scope = MutableMapping[str, Any]

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.pages import path_of
 from app.shared.text import plain, prose
-from pipelines.jobs import list_jobs
+from pipelines.jobs.client import list_jobs
 
 _ACTIVE = ("queued", "running")
 _SHOWN = 4

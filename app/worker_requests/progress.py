@@ -6,8 +6,8 @@ import streamlit as st
 
 from app.shared import states
 from app.shared.text import plain, prose, sentence
-from pipelines import live
 from pipelines.errors import JobError, PipelineError
+from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
 
 

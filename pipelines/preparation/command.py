@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import console
-from pipelines.context import Inputs
 from pipelines.errors import SpecError
 from pipelines.preparation.setup import prepare_experiment
-from pipelines.session import Session
+from pipelines.preparation.train import DTYPES, Log, ensure_adapter, ensure_map_routers, methods_trained, train_method
+from pipelines.session.inputs import Inputs
+from pipelines.session.session import Session
 from pipelines.settings import Settings
-from pipelines.spec import Spec
-from pipelines.train import DTYPES, Log, ensure_adapter, ensure_map_routers, methods_trained, train_method
+from pipelines.spec.model import Spec
 
 
 def train_all(

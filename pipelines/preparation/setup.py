@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.errors import SpecError
-from pipelines.noise_control import matched_noise, tuned_untrained
-from pipelines.routing import encode_batches
-from pipelines.runs import RunPlan
-from pipelines.session import Session
-from pipelines.train import ensure_base, ensure_method
+from pipelines.preparation.controls import matched_noise, tuned_untrained
+from pipelines.preparation.train import ensure_base, ensure_method
+from pipelines.session.batching import encode_batches
+from pipelines.session.session import Session
+from pipelines.spec.runs import RunPlan
 from store.catalog import find_manifest
 from vmoer.attach import choose_layers
 from vmoer.errors import CheckpointError

@@ -8,7 +8,7 @@ A stage module has
 * ``compute(session, run, batch) -> {table: columns}``: pure; the engine writes,
 * ``summarise(session, run) -> {table: columns}``: result tables computed from the run's own shards.
 
-Which stages there are stands in the table of stages (:mod:`pipelines.stage_table`).
+Which stages there are stands in the table of stages (:mod:`pipelines.spec.stage_table`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from pipelines.runs import RunPlan
-from pipelines.session import Session
-from pipelines.stage_table import BY_NAME
+from pipelines.session.session import Session
+from pipelines.spec.runs import RunPlan
+from pipelines.spec.stage_table import BY_NAME
 
 Columns = Mapping[str, Any]
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from pipelines.routing import encode_batches, prompt_of
-from pipelines.runs import RunPlan
-from pipelines.scoring import answer_texts
-from pipelines.session import Session
+from pipelines.session.batching import encode_batches, prompt_of
+from pipelines.session.scoring import answer_texts
+from pipelines.session.session import Session
+from pipelines.spec.runs import RunPlan
 from pipelines.stages import Batch, Columns, columns
-from vmoer.cost import counted_flops, decode_seconds, peak_bytes, prefill_seconds
-from vmoer.efficiency import UncountedError, counted, extra_parameters, model_macs, predictive_ratio
 from vmoer.forward.modes import evaluation
+from vmoer.measure.macs import UncountedError, counted, extra_parameters, model_macs, predictive_ratio
+from vmoer.measure.measured_cost import counted_flops, decode_seconds, peak_bytes, prefill_seconds
 from vmoer.routers.base import BayesianRouter
 
 TABLES = ("efficiency",)

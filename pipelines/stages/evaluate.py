@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.context import steps
-from pipelines.runs import RunPlan
-from pipelines.scoring import score
-from pipelines.session import Session
+from pipelines.session.inputs import steps
+from pipelines.session.scoring import score
+from pipelines.session.session import Session
+from pipelines.spec.runs import RunPlan
 from pipelines.stages import Batch, Columns, columns
 from store.run_tables import RunTables
 from vmoer.metrics import (
@@ -33,7 +33,7 @@ from vmoer.metrics import (
 from vmoer.metrics.reliability import Scheme
 from vmoer.metrics.summary import FOLDS
 from vmoer.metrics.temperature import fold_of
-from vmoer.scoring import Normalise, OptionScores
+from vmoer.scoring.options import Normalise, OptionScores
 
 TABLES = ("predictions",)
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.context import tokens_about
-from pipelines.runs import RunPlan
-from pipelines.scoring import score
-from pipelines.session import Session
+from pipelines.session.inputs import tokens_about
+from pipelines.session.scoring import score
+from pipelines.session.session import Session
+from pipelines.spec.runs import RunPlan
 from pipelines.stages import Batch, Columns, columns
-from vmoer.leverage import LeverageResult, measure
+from vmoer.measure.leverage import LeverageResult, measure
 from vmoer.metrics import interval
 
 TABLES = ("layer_leverage",)

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.runs import RunPlan, expand
-from pipelines.session import Session
+from pipelines.session.session import Session
+from pipelines.spec.runs import RunPlan, expand
 from pipelines.stages import Batch, Columns, columns
 from pipelines.stages.evaluate import stored_answers
 from pipelines.stages.leverage import bayesian_layers

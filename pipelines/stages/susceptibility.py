@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.context import tokens_about
-from pipelines.routing import encode_batches
-from pipelines.runs import RunPlan
-from pipelines.session import Session
+from pipelines.session.batching import encode_batches
+from pipelines.session.inputs import tokens_about
+from pipelines.session.session import Session
+from pipelines.spec.runs import RunPlan
 from pipelines.stages import Batch, Columns, columns
 from pipelines.stages.leverage import bayesian_layers
 from store.run_tables import RunTables
-from vmoer import noise_floor
+from vmoer.measure import noise_floor
+from vmoer.measure.susceptibility import measure
 from vmoer.metrics import layer_stability, numeric_stability, paired_difference
-from vmoer.susceptibility import measure
 
 TABLES = ("layer_susceptibility", "stability_examples")
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 import vmoer
-from pipelines.context import steps
-from pipelines.routing import by_size, padded, prompt_of
-from pipelines.runs import RunPlan
-from pipelines.scoring import token_budget
-from pipelines.session import Session
+from pipelines.session.batching import by_size, padded, prompt_of
+from pipelines.session.inputs import steps
+from pipelines.session.scoring import token_budget
+from pipelines.session.session import Session
+from pipelines.spec.runs import RunPlan
 from pipelines.stages import Batch, Columns
 from vmoer.forward.modes import evaluation
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipelines.runs import RunPlan
-from pipelines.session import Session
+from pipelines.preparation.train import Log, ensure_adapter, ensure_map_routers, train_method
+from pipelines.session.session import Session
+from pipelines.spec.runs import RunPlan
 from pipelines.stages import Batch, Columns
-from pipelines.train import Log, ensure_adapter, ensure_map_routers, train_method
 from vmoer.routers.base import routers
 
 TABLES = ("training_log",)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli import run
+from pipelines.cli.app import run
 from tests.store.factory import make_store
 
 

@@ -16,14 +16,15 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["vmoer.safefile", "pipelines.uploads", "pipelines.questions", "store.shards"]):
-    from pipelines import questions, uploads
+with atheris.instrument_imports(include=["vmoer.models.safetensors_check", "pipelines.data", "store.shards"]):
+    from pipelines.data import prompt_files as uploads
+    from pipelines.data import questions
     from store import shards
-    from vmoer import safefile
+    from vmoer.models import safetensors_check as safefile
 
 from pipelines.errors import DataError
 from pipelines.settings import Settings
-from pipelines.spec import DataSource
+from pipelines.spec.model import DataSource
 from store.errors import StoreError
 
 _RUN = "fuzz.deterministic.none.0"

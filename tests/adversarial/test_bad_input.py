@@ -19,7 +19,7 @@ from store.shards import list_shards
 from tests.adversarial.conftest import Vmoer, picture
 from tests.store.factory import run_id
 from vmoer.attach import bayesianize
-from vmoer.models import available_models
+from vmoer.models.catalog import available_models
 from vmoer.testing import tiny_model
 
 DET, FCVR = run_id("deterministic"), run_id("fcvr")

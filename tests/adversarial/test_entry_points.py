@@ -18,9 +18,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.shared.settings import Settings as AppSettings
-from pipelines import jobs, live, spec
-from pipelines.cli import command_tree
+from pipelines.cli.app import command_tree
+from pipelines.jobs import client as jobs
+from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
+from pipelines.spec import model as spec
 from store import catalog, compact, export, layout, publish, reader, shards, verify
 
 #: every argument and option of the command line that takes text

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.data.prompt_files import parse_prompts
+from pipelines.data.questions import load_questions
 from pipelines.errors import DataError, SpecError
-from pipelines.questions import load_questions
 from pipelines.settings import Settings
-from pipelines.spec import DataSource, parse_spec
-from pipelines.uploads import parse_prompts
-from pipelines.yamlfile import read_file, read_mapping
+from pipelines.spec.model import DataSource, parse_spec
+from pipelines.spec.yamlfile import read_file, read_mapping
 from store.errors import CorruptShardError, StoreError
 from store.shards import check_info, check_pages, write_shard
 from tests.adversarial.conftest import mutations

@@ -11,10 +11,13 @@ import pytest
 import yaml
 
 from app.shared import url_state as urlstate
-from pipelines import jobs, live, spec, web
 from pipelines.errors import PipelineError
-from pipelines.jobs import log_path
+from pipelines.jobs import allowed as web
+from pipelines.jobs import client as jobs
+from pipelines.jobs import inspections as live
+from pipelines.jobs.client import log_path
 from pipelines.settings import Settings
+from pipelines.spec import model as spec
 from store import catalog, compact, export, layout, queries, reader, shards, verify
 from store.errors import NotFoundError, StoreError
 from tests.adversarial.conftest import Vmoer, picture

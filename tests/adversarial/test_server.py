@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from app.serving.login import admitted
 from app.serving.security_headers import ANY_ADDRESS, SecurityHeaders, host_of, refusal, streamlit_page
-from pipelines import dashboard, login
-from pipelines.cli import run
-from pipelines.dashboard import check_address, reachable_as, streamlit_command
+from pipelines.cli.app import run
 from pipelines.errors import JobError, ServeError
+from pipelines.serve import dashboard, login
+from pipelines.serve.dashboard import check_address, reachable_as, streamlit_command
 from pipelines.settings import LOOPBACK, Settings, load_settings
 
 SECRET = "planted-cookie-secret-0123456789abcdef"  # noqa: S105
@@ -325,8 +325,8 @@ def test_only_listed_people_with_a_verified_address_enter(
 
 
 def test_a_full_queue_is_refused(tmp_path: Path) -> None:
-    from pipelines import jobs
-    from pipelines.spec import parse_spec
+    from pipelines.jobs import client as jobs
+    from pipelines.spec.model import parse_spec
 
     settings = Settings(home=tmp_path, max_queued=2)
 

@@ -23,10 +23,10 @@ from app.pages import path_of
 from app.shared.text import plain
 from app.shared.token_strip import strip_html, visible
 from pipelines.console import clean
+from pipelines.data.prompt_files import check_prompt, parse_prompts
 from pipelines.errors import DataError
 from pipelines.settings import Settings
-from pipelines.spec import parse_spec
-from pipelines.uploads import check_prompt, parse_prompts
+from pipelines.spec.model import parse_spec
 from store import layout
 from store.catalog import read_manifest, write_manifest
 from store.export import FORMATS
@@ -35,7 +35,7 @@ from store.redact import redact, redacted
 from tests.adversarial.conftest import Vmoer
 from tests.app.opening import app_at
 from tests.store.factory import run_id
-from vmoer.models import available_models
+from vmoer.models.catalog import available_models
 
 DET = run_id("deterministic")
 ACTIVE = [

@@ -16,10 +16,10 @@ from safetensors.torch import load_file as library_load
 from safetensors.torch import save, save_file
 
 from tests.adversarial.conftest import mutations
-from vmoer import safefile
 from vmoer.errors import ModelSourceError, UnsupportedModelError, VmoerError
-from vmoer.modelfolder import INDEX, check_folder
-from vmoer.models import available_models, load_model
+from vmoer.models import safetensors_check as safefile
+from vmoer.models.catalog import available_models, load_model
+from vmoer.models.folder_check import INDEX, check_folder
 
 BUNDLED = next(info.folder for info in available_models() if info.name == "worldfacts-moe")
 GOOD = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "empty": torch.zeros(0, 3)}

@@ -6,7 +6,7 @@ from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
 from app import pages
-from pipelines.dashboard import MAIN
+from pipelines.serve.dashboard import MAIN
 
 
 def app_at(page: str, seconds: float = 60) -> AppTest:

@@ -17,7 +17,7 @@ from app.views.inspect import charts
 from app.views.inspect import frames as inspected
 from app.views.jobs.form import as_command, as_yaml
 from app.worker_requests.layer_input import layers_of
-from pipelines.spec import parse_spec
+from pipelines.spec.model import parse_spec
 
 
 def decision(position: int, layer: int, chosen: list[int], **changes: object) -> dict[str, object]:

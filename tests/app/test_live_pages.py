@@ -13,9 +13,10 @@ from streamlit.testing.v1 import AppTest
 from app.pages import path_of
 from app.shared.data import open_data
 from app.views.jobs.form import scale_of
-from pipelines import jobs, live
+from pipelines.jobs import client as jobs
+from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
-from pipelines.spec import parse_spec
+from pipelines.spec.model import parse_spec
 from tests.app.opening import app_at
 from tests.app.test_pages import said
 from tests.store.factory import make_store, run_id

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from app import pages
 from app.pages import path_of
 from app.shared.page_file import page_file
-from pipelines.dashboard import MAIN
+from pipelines.serve.dashboard import MAIN
 from store import queries
 from store.archive import read_archive, write_archive
 from store.catalog import seal

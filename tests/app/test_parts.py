@@ -23,8 +23,8 @@ from app.shared.settings import Settings, SettingsError
 from app.shared.text import counted, plain, prose
 from app.shared.token_strip import strip_html, visible
 from app.views.calibration.baselines import in_words
-from pipelines.dashboard import MAIN, SERVER, check_port_free, streamlit_command
 from pipelines.errors import ServeError
+from pipelines.serve.dashboard import MAIN, SERVER, check_port_free, streamlit_command
 
 RUNS = pd.DataFrame(
     [

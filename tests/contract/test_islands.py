@@ -16,20 +16,15 @@ NEVER = {
     "app": {"torch", "transformers", "duckdb", "dbos", "safetensors"},
     "tools": {"streamlit", "altair", "dbos", "app"},
 }
-#: the only modules of vmoer and pipelines that app may know: clients of the worker and what checks a request before it
-#: is sent; all of them torch-free (below)
+#: the rooms of vmoer and pipelines that app may know, all of them torch-free (below)
 APP_MAY = (
+    "vmoer.methods",
     "vmoer.metrics",
+    "pipelines.data",
     "pipelines.errors",
     "pipelines.jobs",
-    "pipelines.live",
     "pipelines.settings",
-    "pipelines.shipped",
-    "pipelines.runs",
     "pipelines.spec",
-    "pipelines.stage_table",
-    "pipelines.uploads",
-    "pipelines.web",
 )
 
 #: what vmoer.metrics may know of vmoer
@@ -39,12 +34,16 @@ METRICS_MAY = ("vmoer.metrics", "vmoer.errors")
 TORCH_FREE = {
     "import vmoer, vmoer.errors, vmoer.registry; dir(vmoer)": {"torch", "transformers", "duckdb", "streamlit"},
     "import vmoer.metrics; vmoer.metrics.DEFINITIONS": {"torch", "transformers", "duckdb", "streamlit"},
-    "import pipelines.jobs": {"torch", "transformers", "streamlit"},
-    "import pipelines.spec, pipelines.runs, pipelines.spec_parts": {"torch", "transformers", "streamlit"},
+    "import pipelines.jobs.client": {"torch", "transformers", "streamlit"},
+    "import pipelines.spec.model, pipelines.spec.runs, pipelines.spec.parts": {"torch", "transformers", "streamlit"},
     "import pipelines.settings": {"torch", "transformers", "streamlit"},
-    "import pipelines.prompts, pipelines.questions": {"torch", "transformers", "streamlit"},
-    "import pipelines.live, pipelines.web, pipelines.uploads": {"torch", "transformers", "streamlit"},
-    "import pipelines.cli": {"torch", "transformers", "streamlit"},
+    "import pipelines.data.prompts, pipelines.data.questions": {"torch", "transformers", "streamlit"},
+    "import pipelines.jobs.inspections, pipelines.jobs.allowed, pipelines.data.prompt_files": {
+        "torch",
+        "transformers",
+        "streamlit",
+    },
+    "import pipelines.cli.app": {"torch", "transformers", "streamlit"},
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli import command_tree
+from pipelines.cli.app import command_tree
 from tests.contract.source import PACKAGES, ROOT, name, python_files, tracked, tree
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

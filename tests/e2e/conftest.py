@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipelines.dashboard import streamlit_command
+from pipelines.serve.dashboard import streamlit_command
 from tests.store.factory import make_store
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipelines import jobs, live
+from pipelines.jobs import client as jobs
+from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
 from tests.e2e.conftest import serve
 from tests.e2e.test_dashboard import TIMEOUT, opened, settle, shared_context

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from pipelines.dashboard import streamlit_command
+from pipelines.serve.dashboard import streamlit_command
 from tests.e2e.conftest import wait
 
 if TYPE_CHECKING:

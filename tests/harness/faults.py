@@ -164,7 +164,7 @@ def _watch_jobs(event: Callable[[str], None]) -> None:
 
 def _watch_steps(event: Callable[[str], None]) -> None:
     """The boundaries between the engine's steps: before one begins, and when it is done and on record."""
-    from pipelines import engine
+    from pipelines.worker import workflow as engine
 
     real = engine.step
 

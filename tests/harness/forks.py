@@ -27,7 +27,12 @@ def load() -> None:
     import torch
     from transformers import GraniteMoeForCausalLM, GraniteMoeSharedForCausalLM, PreTrainedTokenizerFast
 
-    from pipelines import cli, engine, foreground, models, train, worker
+    from pipelines.cli import app as cli
+    from pipelines.model import resident as models
+    from pipelines.preparation import train
+    from pipelines.worker import foreground
+    from pipelines.worker import process as worker
+    from pipelines.worker import workflow as engine
     from store import compact, export, reader, verify
     from tests.harness import compare
 

@@ -170,7 +170,7 @@ def _killed(operation: Operation, folder: Path, number: int) -> int:
 
 def checked(reference: Path, attempt: Path) -> dict[str, Any]:
     """Rows lost and rows too many against the undisturbed attempt, and what ``vmoer verify`` says."""
-    from pipelines.cli import run
+    from pipelines.cli.app import run
     from store.verify import verify
     from tests.harness import compare
 

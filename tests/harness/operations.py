@@ -78,7 +78,7 @@ def operations() -> list[Operation]:
 
 
 def _vmoer(*arguments: Any) -> int:
-    from pipelines.cli import run
+    from pipelines.cli.app import run
 
     return run([str(argument) for argument in arguments])
 
@@ -106,7 +106,7 @@ def _queued(folder: Path) -> None:
 
 def _worker(folder: Path) -> int:
     """A worker that gets SIGTERM when its job has ended, as a supervisor would send it."""
-    from pipelines.jobs import list_jobs
+    from pipelines.jobs.client import list_jobs
     from pipelines.settings import load_settings
 
     settings = load_settings()

@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from pipelines.cli import main
+from pipelines.cli.app import main
 from tests.harness.faults import Faults
 
 if __name__ == "__main__":

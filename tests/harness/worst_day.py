@@ -36,7 +36,7 @@ class Day:
         """The outcome of a command on a machine."""
 
         def work() -> int:
-            from pipelines.cli import run
+            from pipelines.cli.app import run
 
             if before is not None:
                 before()

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.settings import Settings
-from pipelines.spec import Spec, parse_spec
+from pipelines.spec.model import Spec, parse_spec
 from store import schema
 from store.reader import open_store
 from tests.harness import processes

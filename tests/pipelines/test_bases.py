@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from pipelines.context import Inputs
+from pipelines.data.questions import load_questions
 from pipelines.errors import PipelineError
-from pipelines.manifests import check_same_base
-from pipelines.noise_control import tuned_noise
+from pipelines.experiment.manifests import check_same_base
+from pipelines.preparation.controls import tuned_noise
 from pipelines.preparation.setup import prepare_experiment
-from pipelines.questions import load_questions
-from pipelines.runs import expand
-from pipelines.session import Session
-from pipelines.spec import Spec, parse_spec
+from pipelines.session.inputs import Inputs
+from pipelines.session.session import Session
+from pipelines.spec.model import Spec, parse_spec
+from pipelines.spec.runs import expand
 from store.archive import PER_QUESTION, read_archive, write_archive
 from store.catalog import find_manifest
 from store.errors import CorruptStoreError, InvalidDataError, NotFoundError

@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipelines import cli, clidocs
-from pipelines.cli import run
-from pipelines.commands.root import names
-from pipelines.commands.table import COMMANDS
+from pipelines.cli import app as cli
+from pipelines.cli import reference as clidocs
+from pipelines.cli.app import run
+from pipelines.cli.root import names
+from pipelines.cli.table import COMMANDS
 from pipelines.console import clean
 from tests.pipelines.support import vmoer
 
@@ -29,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_documentation_is_what_the_code_says() -> None:
     page = ROOT / "docs" / "cli.md"
-    assert page.read_text(encoding="utf-8") == clidocs.markdown(), "run `python -m pipelines.clidocs > docs/cli.md`"
+    assert page.read_text(encoding="utf-8") == clidocs.markdown(), "make it again by python -m pipelines.cli.reference"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,8 @@ def test_every_command_of_the_table_loads_and_its_line_of_help_fits(capsys: pyte
 
 @pytest.mark.parametrize("arguments", ["--help", "runs", "jobs", "run --help", "datasets --help", "export --help"])
 def test_a_command_that_computes_nothing_loads_no_torch(arguments: str, home: Path) -> None:
-    code = f"import sys; from pipelines.cli import run; run({arguments.split()!r}); sys.exit('torch' in sys.modules)"
+    call = f"run({arguments.split()!r})"
+    code = f"import sys; from pipelines.cli.app import run; {call}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
 

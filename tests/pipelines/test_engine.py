@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import jobs
-from pipelines.context import Inputs
 from pipelines.errors import DeviceBusyError, JobError
-from pipelines.locks import DeviceLock, live_executors
-from pipelines.manifests import recheck
+from pipelines.experiment.batches import Work
+from pipelines.experiment.manifests import recheck
+from pipelines.jobs import client as jobs
+from pipelines.jobs.locks import DeviceLock, live_executors
 from pipelines.preparation.setup import prepare_experiment, prepare_run
-from pipelines.runs import expand
-from pipelines.session import Session
-from pipelines.spec import places
+from pipelines.session.inputs import Inputs
+from pipelines.session.session import Session
+from pipelines.spec.model import places
+from pipelines.spec.runs import expand
 from pipelines.stages import Batch
-from pipelines.work import Work
 from store.catalog import delete_run, read_manifest, write_manifest
 from store.compact import compact
 from store.shards import list_shards, named, read_info
@@ -110,7 +110,7 @@ def test_probabilities_sum_to_one_and_nll_follows_from_them(undisturbed: Path) -
 
 
 def test_no_text_of_a_question_is_stored_unless_the_spec_asks_for_it(undisturbed: Path) -> None:
-    from pipelines.questions import load_questions
+    from pipelines.data.questions import load_questions
 
     spec = small_spec()
     texts = [

@@ -16,20 +16,20 @@ from unittest.mock import Mock
 
 import pytest
 
-from pipelines import jobs
-from pipelines.context import Inputs
 from pipelines.errors import PipelineError
-from pipelines.exchange import Exchange
+from pipelines.experiment.batches import Work
+from pipelines.experiment.object_store import Exchange
+from pipelines.jobs import client as jobs
 from pipelines.preparation.setup import prepare_experiment
-from pipelines.runs import RunPlan, expand
-from pipelines.scratch import Scratch
-from pipelines.session import Session
+from pipelines.session.inputs import Inputs
+from pipelines.session.session import Session
 from pipelines.settings import Settings
-from pipelines.spec import places
-from pipelines.spread import Actor
-from pipelines.stage_table import BY_NAME
+from pipelines.spec.model import places
+from pipelines.spec.runs import RunPlan, expand
+from pipelines.spec.stage_table import BY_NAME
 from pipelines.stages import Batch
-from pipelines.work import Work
+from pipelines.worker.ray import Actor
+from pipelines.worker.scratch import Scratch
 from store import schema
 from store.layout import facts_folder, manifest_path
 from store.shards import list_shards
@@ -141,7 +141,8 @@ def test_what_a_killed_actor_leaves_goes_when_the_next_one_starts(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     alive = Scratch()
-    code = "import os; from pipelines.scratch import Scratch; (Scratch().path / 'a').touch(); os.kill(os.getpid(), 9)"
+    code = "import os; from pipelines.worker.scratch import Scratch;"
+    code += "(Scratch().path / 'a').touch(); os.kill(os.getpid(), 9)"
     own = {**os.environ, "TMPDIR": str(tmp_path)}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=own).returncode == -signal.SIGKILL
     (left,) = (path for path in tmp_path.iterdir() if path != alive.path)

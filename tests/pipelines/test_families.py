@@ -5,12 +5,12 @@ import json
 import pytest
 import yaml
 
-from pipelines.cli import run
+from pipelines.cli.app import run
 from store import queries
 from store.reader import open_store
 from tests.pipelines.support import SPEC, vmoer
-from vmoer.models import available_models, load_model
-from vmoer.recipes import random_models
+from vmoer.models.catalog import available_models, load_model
+from vmoer.models.recipes import random_models
 from vmoer.testing.support import checkpoints
 
 

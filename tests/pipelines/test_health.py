@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import health, jobs, room
 from pipelines.errors import PipelineError, ServeError
-from pipelines.locks import DeviceLock
-from pipelines.retention import remove
+from pipelines.jobs import client as jobs
+from pipelines.jobs import disk as room
+from pipelines.jobs.locks import DeviceLock
+from pipelines.jobs.retention import remove
+from pipelines.serve import health
 from pipelines.settings import Settings
-from pipelines.spec import places
+from pipelines.spec.model import places
 from store import layout
 from store.publish import current_number
 from store.retention import run_sizes

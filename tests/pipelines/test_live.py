@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import jobs, live, web
+from pipelines.data.prompt_files import Prompt
 from pipelines.errors import DataError, JobError, SpecError
+from pipelines.jobs import allowed as web
+from pipelines.jobs import client as jobs
+from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
-from pipelines.shipped import shipped_methods
-from pipelines.spec import parse_spec
-from pipelines.uploads import Prompt
+from pipelines.spec.model import parse_spec
+from pipelines.spec.shipped import shipped_methods
 from store.verify import verify
 from tests.pipelines.support import published_tables, settings, small_spec, start_worker
 from vmoer.routers.base import routers

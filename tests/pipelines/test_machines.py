@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines import jobs
 from pipelines.errors import JobError
-from pipelines.locks import live_executors
-from pipelines.runs import expand
+from pipelines.jobs import client as jobs
+from pipelines.jobs.locks import live_executors
 from pipelines.settings import Settings
-from pipelines.spec import Spec, places
+from pipelines.spec.model import Spec, places
+from pipelines.spec.runs import expand
 from store.verify import verify
 from tests.harness.processes import Process
 from tests.pipelines.postgres import programs, server

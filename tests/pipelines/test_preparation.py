@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 from dbos import DBOS
 
-from pipelines import engine, jobs, noise_control, train
-from pipelines.context import Inputs
 from pipelines.errors import JobError, PipelineError
-from pipelines.foreground import compute
-from pipelines.runs import expand
-from pipelines.session import Session
-from pipelines.spec import parse_spec
+from pipelines.jobs import client as jobs
+from pipelines.preparation import controls as noise_control
+from pipelines.preparation import train
+from pipelines.session.inputs import Inputs
+from pipelines.session.session import Session
+from pipelines.spec.model import parse_spec
+from pipelines.spec.runs import expand
+from pipelines.worker import workflow as engine
+from pipelines.worker.foreground import compute
 from store.catalog import read_manifest
 from store.run_tables import RunTables
 from tests.pipelines.support import settings

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.data.hub import normalised_row
+from pipelines.data.questions import load_all, load_questions
 from pipelines.errors import DataError
-from pipelines.hub import normalised_row
-from pipelines.questions import load_all, load_questions
 from pipelines.settings import Settings
-from pipelines.spec import DataSource, parse_spec
+from pipelines.spec.model import DataSource, parse_spec
 
 MCQA = Path("../shared/data/mcqa")
 SCHEMA = pa.schema(

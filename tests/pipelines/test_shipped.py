@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.context import Inputs
 from pipelines.preparation.setup import prepare_experiment
-from pipelines.runs import expand
-from pipelines.session import Session
-from pipelines.shipped import BUNDLED_MODELS, SHIPPED, is_shipped, shipped_part
-from pipelines.spec import parse_spec
+from pipelines.session.inputs import Inputs
+from pipelines.session.session import Session
+from pipelines.spec.model import parse_spec
+from pipelines.spec.runs import expand
+from pipelines.spec.shipped import BUNDLED_MODELS, SHIPPED, is_shipped, shipped_part
 from tests.pipelines.support import settings
 
 #: all weights together, so that a checkout stays small

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import models, scoring
-from pipelines.context import Inputs
 from pipelines.errors import JobError
-from pipelines.foreground import compute
+from pipelines.experiment.batches import Work
+from pipelines.model import resident as models
 from pipelines.preparation.setup import prepare_experiment
-from pipelines.runs import expand
-from pipelines.scoring import token_budget
-from pipelines.session import Session
+from pipelines.session import scoring
+from pipelines.session.inputs import Inputs
+from pipelines.session.scoring import token_budget
+from pipelines.session.session import Session
+from pipelines.spec.runs import expand
 from pipelines.stages import evaluate, susceptibility, trace
-from pipelines.work import Work
+from pipelines.worker.foreground import compute
 from tests.pipelines.support import settings, small_spec
 from vmoer.errors import VmoerError
 

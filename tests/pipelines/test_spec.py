@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import PipelineError, SpecError
-from pipelines.runs import expand
 from pipelines.settings import Settings, load_settings
-from pipelines.spec import Spec, load_spec, parse_spec, resolve_path
-from pipelines.yamlfile import read_mapping
+from pipelines.spec.model import Spec, load_spec, parse_spec, resolve_path
+from pipelines.spec.runs import expand
+from pipelines.spec.yamlfile import read_mapping
 
 MINIMAL = {"model": "worldfacts-moe", "data": {"id": {"name": "worldfacts", "split": "test"}}}
 GOOD = """
@@ -285,7 +285,8 @@ def test_settings_are_defaults_overridden_by_the_environment(monkeypatch: pytest
 
 def test_client_modules_need_neither_torch_nor_streamlit() -> None:
     code = (
-        "import sys, pipelines.spec, pipelines.questions, pipelines.jobs, pipelines.settings, pipelines.cli;"
+        "import sys, pipelines.spec.model, pipelines.data.questions, pipelines.jobs.client, pipelines.settings;"
+        "import pipelines.cli.app;"
         "print([m for m in ('torch', 'transformers', 'streamlit') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

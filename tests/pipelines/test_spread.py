@@ -18,12 +18,14 @@ from unittest.mock import Mock
 
 import pytest
 
-from pipelines import engine, jobs, work
 from pipelines.errors import PipelineError
-from pipelines.room import met_full_disk
-from pipelines.runs import expand
-from pipelines.spec import places
-from pipelines.spread import Actor, RayCluster, outcome
+from pipelines.experiment import batches as work
+from pipelines.jobs import client as jobs
+from pipelines.jobs.disk import met_full_disk
+from pipelines.spec.model import places
+from pipelines.spec.runs import expand
+from pipelines.worker import workflow as engine
+from pipelines.worker.ray import Actor, RayCluster, outcome
 from store.errors import WriteError
 from store.verify import verify
 from tests.pipelines.support import assert_same_tables, environment, settings, small_spec

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import jobs
-from pipelines.room import WAITING, with_room
-from pipelines.runs import expand
-from pipelines.spec import places
+from pipelines.jobs import client as jobs
+from pipelines.jobs.disk import WAITING, with_room
+from pipelines.spec.model import places
+from pipelines.spec.runs import expand
 from store.catalog import read_manifest
 from store.errors import WriteError
 from store.verify import verify

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 from pipelines.errors import DataError, SpecError
-from pipelines.settings import Settings
-from pipelines.thesis.claims import (
+from pipelines.reproduce.claims import (
     CLAIMS,
     Change,
     Matched,
@@ -20,9 +19,10 @@ from pipelines.thesis.claims import (
     relative_change,
     verdict,
 )
-from pipelines.thesis.results import Results
-from pipelines.thesis.search import Duel, holds, outcome
-from pipelines.thesis.suite import load_suite, plan, present_sets
+from pipelines.reproduce.results import Results
+from pipelines.reproduce.search import Duel, holds, outcome
+from pipelines.reproduce.suite import load_suite, plan, present_sets
+from pipelines.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_forms_plan_main_first_and_share_what_is_trained() -> None:
 
 
 def test_skipped_questions_are_those_that_a_limit_takes() -> None:
-    from pipelines.questions import load_questions
-    from pipelines.spec import DataSource
+    from pipelines.data.questions import load_questions
+    from pipelines.spec.model import DataSource
 
     def ids(**values: int) -> list[str]:
         return list(load_questions(DataSource(name="worldfacts", split="test", **values)).by_id())
@@ -264,8 +264,8 @@ def test_a_search_is_confirmed_with_the_same_weights_on_other_questions() -> Non
 
 
 def test_tenths_split_a_set_without_overlap() -> None:
-    from pipelines.questions import load_questions
-    from pipelines.spec import DataSource
+    from pipelines.data.questions import load_questions
+    from pipelines.spec.model import DataSource
 
     parts = [
         load_questions(DataSource(name="worldfacts", split="test", tenths=bounds)).by_id().keys()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.demo import ARCHIVES
+from pipelines.reproduce.cells import spans
+from pipelines.reproduce.coverage import coverage_section
+from pipelines.reproduce.documents import INDEX, RESULTS, archived, index, write_all
+from pipelines.reproduce.report import VERDICTS
+from pipelines.reproduce.results import Results
+from pipelines.reproduce.suite import load_suite
+from pipelines.resources import ARCHIVES
 from pipelines.settings import Settings
-from pipelines.thesis.cells import spans
-from pipelines.thesis.coverage import coverage_section
-from pipelines.thesis.documents import INDEX, RESULTS, archived, index, write_all
-from pipelines.thesis.report import VERDICTS
-from pipelines.thesis.results import Results
-from pipelines.thesis.suite import load_suite
 from store.archive import MAX_BYTES, read_archives
 from store.reader import open_store
 from store.verify import verify

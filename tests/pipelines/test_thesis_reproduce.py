@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import run
-from pipelines.context import Inputs
-from pipelines.session import Session
-from pipelines.thesis.estimate import estimate
-from pipelines.thesis.suite import load_suite, plan
-from pipelines.train import LOG, missing_parts
+from pipelines.cli.app import run
+from pipelines.preparation.train import LOG, missing_parts
+from pipelines.reproduce.estimate import estimate
+from pipelines.reproduce.suite import load_suite, plan
+from pipelines.session.inputs import Inputs
+from pipelines.session.session import Session
 from store.reader import open_store
 from tests.pipelines.support import settings, vmoer
-from vmoer.tap import tap_of
+from vmoer.forward.hooks import tap_of
 
 
 def test_estimate_counts_what_is_still_to_be_trained(tmp_path: Path) -> None:

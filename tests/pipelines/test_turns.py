@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipelines.turns import Turns
+from pipelines.worker.priority_lock import Turns
 
 
 def test_an_inspection_comes_before_the_steps_that_wait() -> None:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.data.prompt_files import check_prompt, parse_prompts
 from pipelines.errors import DataError
 from pipelines.settings import Settings
-from pipelines.uploads import check_prompt, parse_prompts
 
 SETTINGS = Settings()
 #: what people and attackers paste: right-to-left, emoji, combining marks, separators, spreadsheet formulas, markup

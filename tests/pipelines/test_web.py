@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import web
+from pipelines.data.prompt_files import Prompt
+from pipelines.data.questions import load_all
 from pipelines.errors import DataError, SpecError
-from pipelines.questions import load_all
+from pipelines.jobs import allowed as web
 from pipelines.settings import Settings
-from pipelines.shipped import BUNDLED_MODELS
-from pipelines.spec import Spec, parse_spec, resolve_path
-from pipelines.uploads import Prompt
-from vmoer.models import available_models
+from pipelines.spec.model import Spec, parse_spec, resolve_path
+from pipelines.spec.shipped import BUNDLED_MODELS
+from vmoer.models.catalog import available_models
 
 
 def make(data: dict[str, object], **changes: object) -> Spec:

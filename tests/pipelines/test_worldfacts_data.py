@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.worldfacts import DATA_FOLDER, SPLITS, split_path
+from pipelines.data.worldfacts import DATA_FOLDER, SPLITS, split_path
 from tools.worldfacts.sources import name_key
 
 CARD = (DATA_FOLDER.parent / "CARD.md").read_text(encoding="utf-8")

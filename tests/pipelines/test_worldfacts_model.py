@@ -11,8 +11,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipelines.prompts import likelihood_option, likelihood_prompt
-from pipelines.worldfacts import split_path
+from pipelines.data.prompts import likelihood_option, likelihood_prompt
+from pipelines.data.worldfacts import split_path
 
 FOLDER = Path(__file__).parents[2] / "vmoer" / "bundled" / "worldfacts-moe"
 

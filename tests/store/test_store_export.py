@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.bench import manifest
+from pipelines.cli.bench import manifest
 from store import schema
 from store.catalog import read_manifest, seal, write_manifest
 from store.errors import CorruptShardError, NotFoundError, StoreError

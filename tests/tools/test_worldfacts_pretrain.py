@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from pipelines.prompts import likelihood_prompt
+from pipelines.data.prompts import likelihood_prompt
 from tools.worldfacts.batches import Batch, Batches, Example, NameDropout
 from tools.worldfacts.figures import read_questions
 from tools.worldfacts.pretrain import BUNDLED, TrainingHooks, choice_loss, make_model

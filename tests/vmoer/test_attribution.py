@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from vmoer.attach import bayesianize
-from vmoer.attribution import Attribution, attribute, explain, routing_target
 from vmoer.errors import LayerSelectionError, UnknownNameError, VmoerError
+from vmoer.measure.attribution import Attribution, attribute, explain, routing_target
 from vmoer.testing import tiny_batch, tiny_model
 
 WEIGHTS = torch.linspace(-1.0, 2.0, 50, dtype=torch.float64)

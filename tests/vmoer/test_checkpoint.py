@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 import vmoer
 from vmoer.attach import bayesianize
 from vmoer.errors import CheckpointError, UnknownNameError, VmoerError
-from vmoer.recorder import record
-from vmoer.tap import tap_of
+from vmoer.forward.hooks import tap_of
+from vmoer.forward.recorder import record
 from vmoer.testing import tiny_batch, tiny_model
 
 TENSOR = "0.trunk.weight"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vmoer.attach import bayesianize
-from vmoer.closed_form import expected_softmax
 from vmoer.errors import VmoerError
+from vmoer.expected_softmax import expected_softmax
 from vmoer.routers import routers
 from vmoer.testing import tiny_batch, tiny_model
 
@@ -100,7 +100,7 @@ def test_the_closed_form_needs_no_seed_and_little_memory(monkeypatch):
     outputs = []
     with torch.no_grad():
         for seed, budget in ((0, 4_000_000), (1, 1)):
-            monkeypatch.setattr("vmoer.decision.DRAW_BUDGET", budget)
+            monkeypatch.setattr("vmoer.forward.decision.DRAW_BUDGET", budget)
             with bayesianize(model, "fcvr", estimator="closed-form", seed=0) as handle:
                 handle.seed = seed
                 outputs.append(model(**tiny_batch()).logits)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vmoer.cost import counted_flops, decode_seconds, peak_bytes, prefill_seconds
-from vmoer.efficiency import model_macs
 from vmoer.forward.modes import evaluation, random_tokens
+from vmoer.measure.macs import model_macs
+from vmoer.measure.measured_cost import counted_flops, decode_seconds, peak_bytes, prefill_seconds
 from vmoer.testing import tiny_model
 
 

@@ -12,16 +12,16 @@ import torch
 
 import vmoer
 from vmoer import testing
-from vmoer.cost import peak_bytes
 from vmoer.devices import pick_device, pick_dtype
-from vmoer.memory import CudaMemory, TokenBudget, probe
-from vmoer.noise import TokenNoise
+from vmoer.measure.measured_cost import peak_bytes
+from vmoer.rng import TokenNoise
 from vmoer.routers import routers
-from vmoer.scoring import score_options
+from vmoer.scoring.options import score_options
+from vmoer.scoring.token_budget import CudaMemory, TokenBudget, probe
 from vmoer.testing import methods, tiny, tiny_batch, tiny_model
 from vmoer.testing.compare import trace_of
-from vmoer.training import train
-from vmoer.training_config import TrainingConfig
+from vmoer.training.config import TrainingConfig
+from vmoer.training.loop import train
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)

@@ -5,11 +5,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GraniteMoeConfig
 
-from vmoer import efficiency
 from vmoer.attach import bayesianize
+from vmoer.measure import macs as efficiency
 from vmoer.routers import BayesianRouter, routers
 from vmoer.routers.deterministic import DeterministicRouter
-from vmoer.scoring import score_options
+from vmoer.scoring.options import score_options
 from vmoer.testing import tiny_model, tiny_row
 
 GRANITE_3B = GraniteMoeConfig(

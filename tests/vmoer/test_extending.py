@@ -8,7 +8,7 @@ import pytest
 
 from vmoer import registry
 from vmoer.architectures import architectures
-from vmoer.fitness import report
+from vmoer.measure.model_report import report
 from vmoer.routers import routers
 from vmoer.testing.support import checkpoints
 

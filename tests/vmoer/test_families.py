@@ -18,8 +18,8 @@ from transformers import (
 from vmoer.architectures import architecture_of, architectures
 from vmoer.attach import bayesianize, load_routers
 from vmoer.errors import UnsupportedModelError
-from vmoer.recorder import record
-from vmoer.tap import tap_of
+from vmoer.forward.hooks import tap_of
+from vmoer.forward.recorder import record
 from vmoer.testing import LENGTHS, tiny_batch, tiny_model, trace_of
 
 BAYESIAN = [name for name in architectures.names() if not architectures.get(name).bayesian_refusal]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from vmoer import efficiency
 from vmoer.architectures import architectures
 from vmoer.errors import ModelSourceError, UnsupportedModelError
-from vmoer.fitness import report
-from vmoer.skeleton import skeleton_from_config, skeleton_of
+from vmoer.measure import macs as efficiency
+from vmoer.measure.model_report import report
+from vmoer.models.skeleton import skeleton_from_config, skeleton_of
 from vmoer.testing import tiny_model
 from vmoer.testing.support import checkpoints, markdown, supported
 

@@ -6,8 +6,8 @@ import torch
 
 import vmoer
 from vmoer.errors import VmoerError
-from vmoer.memory import TokenBudget, device_memory, exhausted, probe
-from vmoer.scoring import score_options
+from vmoer.scoring.options import score_options
+from vmoer.scoring.token_budget import TokenBudget, device_memory, exhausted, probe
 from vmoer.testing import tiny_model
 
 

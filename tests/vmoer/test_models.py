@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import vmoer.models as models
+import vmoer.models.catalog as models
 from vmoer.devices import pick_device, pick_dtype
 from vmoer.errors import ModelSourceError, UnsupportedModelError, VmoerError
-from vmoer.models import available_models, load_model, model_identity
-from vmoer.recipes import smollm2
+from vmoer.models.catalog import available_models, load_model, model_identity
+from vmoer.models.recipes import smollm2
 
 WORLDFACTS = next(info.folder for info in available_models() if info.name == "worldfacts-moe")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.vmoer.test_scoring import OPTIONS, PROMPTS, Words
-from vmoer.controls import MoeNoise
 from vmoer.errors import VmoerError
 from vmoer.forward.modes import random_tokens
-from vmoer.scoring import score_options
+from vmoer.measure.noise_controls import MoeNoise
+from vmoer.scoring.options import score_options
 from vmoer.testing import tiny_model
 
 

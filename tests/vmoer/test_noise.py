@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from vmoer.noise import TokenNoise, mix, mix_int, prefix_keys
-from vmoer.tap import Mode, tap_of
+from vmoer.forward.hooks import Mode, tap_of
+from vmoer.rng import TokenNoise, mix, mix_int, prefix_keys
 from vmoer.testing import tiny_batch, tiny_model
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from vmoer import noise_floor
 from vmoer.attach import bayesianize
 from vmoer.errors import VmoerError
+from vmoer.measure import noise_floor
 from vmoer.metrics import numeric_stability
 from vmoer.testing import LENGTHS, hooks_of, tiny_batch, tiny_model
 

@@ -9,10 +9,10 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 from vmoer.architectures import architecture_of
 from vmoer.attach import bayesianize
-from vmoer.decision import decide
 from vmoer.errors import VmoerError
-from vmoer.noise import TokenNoise, mix
-from vmoer.recorder import record
+from vmoer.forward.decision import decide
+from vmoer.forward.recorder import record
+from vmoer.rng import TokenNoise, mix
 from vmoer.routers import RouterShape, routers
 from vmoer.testing import tiny_batch, tiny_model
 

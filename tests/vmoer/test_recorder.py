@@ -11,8 +11,8 @@ from transformers import DynamicCache
 import vmoer
 from vmoer.attach import bayesianize
 from vmoer.errors import UnsupportedModelError, VmoerError
-from vmoer.recorder import record
-from vmoer.tap import tap_of
+from vmoer.forward.hooks import tap_of
+from vmoer.forward.recorder import record
 from vmoer.testing import LENGTHS, tiny_batch, tiny_model, tiny_row
 
 BAYESIAN = {"method": "fcvr", "samples": 4}

@@ -7,8 +7,8 @@ import torch
 from vmoer.attach import bayesianize
 from vmoer.errors import VmoerError
 from vmoer.forward.modes import evaluation
-from vmoer.recorder import record
-from vmoer.sampling import sample_routing
+from vmoer.forward.recorder import record
+from vmoer.scoring.samples import sample_routing
 from vmoer.testing import tiny_batch, tiny_model
 
 

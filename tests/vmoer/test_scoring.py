@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from vmoer.attach import bayesianize
-from vmoer.controls import MoeNoise, disagreement, final_state_noise, matched_scale
 from vmoer.errors import VmoerError
-from vmoer.likelihood import log_probabilities_of
-from vmoer.recorder import record
-from vmoer.scoring import OptionScores, score_letters, score_options
-from vmoer.tap import tap_of
+from vmoer.forward.hooks import tap_of
+from vmoer.forward.recorder import record
+from vmoer.measure.noise_controls import MoeNoise, disagreement, final_state_noise, matched_scale
+from vmoer.scoring.likelihood import log_probabilities_of
+from vmoer.scoring.options import OptionScores, score_letters, score_options
 from vmoer.testing import tiny_model
 
 
@@ -139,7 +139,7 @@ def test_log_probabilities_are_the_same_bits_however_few_rows_at_a_time(monkeypa
     targets = torch.randint(0, 11, (7, 3), generator=generator)
     expected = logits[:, rows].float().log_softmax(-1).gather(-1, targets.expand(2, -1, -1)[..., None])[..., 0]
     for at_once in (1, 2 * 3 * 11 * 3, 2**24):
-        monkeypatch.setattr("vmoer.likelihood._AT_ONCE", at_once)
+        monkeypatch.setattr("vmoer.scoring.likelihood._AT_ONCE", at_once)
         assert torch.equal(log_probabilities_of(logits, rows, targets), expected)
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from vmoer import leverage, susceptibility
 from vmoer.attach import bayesianize, choose_layers
 from vmoer.errors import LayerSelectionError, UnsupportedModelError, VmoerError
-from vmoer.recorder import record
-from vmoer.scoring import OptionScores
-from vmoer.tap import tap_of
+from vmoer.forward.hooks import tap_of
+from vmoer.forward.recorder import record
+from vmoer.measure import leverage, susceptibility
+from vmoer.scoring.options import OptionScores
 from vmoer.testing import LENGTHS, tiny_batch, tiny_model, tiny_row
 
 MODES = ["router", "propagated"]

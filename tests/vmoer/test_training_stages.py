@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import vmoer
-from vmoer.adapter import adapt, load_adapter
 from vmoer.errors import CheckpointError, UnsupportedModelError, VmoerError
 from vmoer.forward.modes import random_tokens
-from vmoer.learner import Learner, learner_of
-from vmoer.map_routers import fine_tune, load_map_routers
 from vmoer.testing import tiny_model
-from vmoer.training import train
-from vmoer.training_config import Example, TrainingConfig
+from vmoer.training.adapter import adapt, load_adapter
+from vmoer.training.config import Example, TrainingConfig
+from vmoer.training.learner import Learner, learner_of
+from vmoer.training.loop import train
+from vmoer.training.map_routers import fine_tune, load_map_routers
 
 CONFIG = TrainingConfig(epochs=3, batch_size=4, micro_batch=2, learning_rate=0.02, evaluate_every=2, patience=99)
 
@@ -230,7 +230,7 @@ def test_a_pass_holds_no_more_texts_than_asked_for_but_one_question(micro_batch:
 
 def test_averaged_objective_is_never_above_the_expected_one() -> None:
     """−log of a mean of likelihoods is at most the mean of −log likelihoods (Jensen), on the same draws."""
-    from vmoer.training import _losses
+    from vmoer.training.loop import _losses
 
     model = tiny_model("GraniteMoeForCausalLM")
     losses = {}

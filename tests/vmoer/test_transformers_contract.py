@@ -10,7 +10,7 @@ import torch
 from transformers.utils import output_capturing
 
 from vmoer.architectures import architectures
-from vmoer.tap import tap_of
+from vmoer.forward.hooks import tap_of
 from vmoer.testing import tiny_batch, tiny_model
 
 #: family → class of its router, what it returns, and parameters and buffers it holds

@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from vmoer.errors import UnsupportedModelError
-from vmoer.upcycle import Split, apply_split, balanced_kmeans, expert_norms, find_split, fit_router, upcycle
+from vmoer.models.upcycle import Split, apply_split, balanced_kmeans, expert_norms, find_split, fit_router, upcycle
 
 LAYOUT = {"n_experts": 8, "top_k": 3, "shared_size": 32}
 

@@ -17,10 +17,10 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from vmoer.errors import ModelSourceError
-from vmoer.gguf_source import read_gguf
-from vmoer.recipes import smollm2
-from vmoer.recipes.package import PinnedWheel, cache_home, fetch_wheel
-from vmoer.upcycle import find_split
+from vmoer.models.gguf import read_gguf
+from vmoer.models.recipes import smollm2
+from vmoer.models.recipes.package import PinnedWheel, cache_home, fetch_wheel
+from vmoer.models.upcycle import find_split
 
 MARKERS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 HEADS, KEY_HEADS, HIDDEN = 4, 2, 32
@@ -253,7 +253,7 @@ def test_without_a_reachable_index_the_download_fails_with_one_sentence(tmp_path
 
 
 def test_the_shipped_split_fits_the_layout_it_is_documented_with():
-    from vmoer.upcycle import Split
+    from vmoer.models.upcycle import Split
 
     split = Split.load(smollm2._SPLIT)
     assert (split.top_k, split.shared.shape, split.experts.shape) == (8, (30, 768), (30, 16, 48))

@@ -7,11 +7,11 @@ import torch
 from torch.distributions import LogNormal, kl_divergence
 
 from vmoer.attach import bayesianize
-from vmoer.noise import TokenNoise, mix
+from vmoer.rng import TokenNoise, mix
 from vmoer.routers import RouterShape, routers
 from vmoer.testing import tiny_batch, tiny_model
-from vmoer.training import train
-from vmoer.training_config import Example, TrainingConfig
+from vmoer.training.config import Example, TrainingConfig
+from vmoer.training.loop import train
 
 SHAPE = RouterShape(hidden_size=8, n_experts=4, top_k=2)
 

@@ -6,18 +6,18 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import vmoer
-from vmoer import laplace
 from vmoer.attach import bayesianize
 from vmoer.errors import VmoerError
-from vmoer.likelihood import answer_log_probabilities
-from vmoer.map_routers import fine_tune
-from vmoer.noise import TokenNoise, mix
-from vmoer.recorder import record
+from vmoer.forward.recorder import record
+from vmoer.rng import TokenNoise, mix
 from vmoer.routers import RouterShape, routers
 from vmoer.routers.laplace import best_precision, log_evidence
+from vmoer.scoring.likelihood import answer_log_probabilities
 from vmoer.testing import tiny_batch, tiny_model
-from vmoer.training import train
-from vmoer.training_config import Example, TrainingConfig
+from vmoer.training import curvature as laplace
+from vmoer.training.config import Example, TrainingConfig
+from vmoer.training.loop import train
+from vmoer.training.map_routers import fine_tune
 
 SHAPE = RouterShape(hidden_size=12, n_experts=5, top_k=2)
 TRAINED = ["mcdr", "swagr", "der", "laplace"]

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from pipelines.prompts import likelihood_option, likelihood_prompt
+from pipelines.data.prompts import likelihood_option, likelihood_prompt
 from tools.worldfacts.questions import CITY_TEMPLATES
 from tools.worldfacts.recipe import Recipe
 

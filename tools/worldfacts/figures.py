@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from pipelines.prompts import likelihood_option, likelihood_prompt
-from pipelines.worldfacts import split_path
+from pipelines.data.prompts import likelihood_option, likelihood_prompt
+from pipelines.data.worldfacts import split_path
 
 
 def read_questions(split: str, limit: int | None = None) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.worldfacts import DATA_FOLDER, SPLITS
+from pipelines.data.worldfacts import DATA_FOLDER, SPLITS
 from tools.worldfacts.questions import (
     Question,
     city_questions,

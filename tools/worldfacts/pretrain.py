@@ -23,7 +23,7 @@ import transformers
 import yaml
 from transformers import GraniteMoeConfig, GraniteMoeForCausalLM, PreTrainedTokenizerFast
 
-from pipelines.worldfacts import split_path
+from pipelines.data.worldfacts import split_path
 from tools.worldfacts.batches import Batch, Batches, encode, train_tokenizer
 from tools.worldfacts.figures import read_questions, report, score_options
 from tools.worldfacts.recipe import Recipe, learning_rate

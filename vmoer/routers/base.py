@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vmoer.methods import METHODS
-from vmoer.noise import TokenNoise
 from vmoer.registry import Registry
+from vmoer.rng import TokenNoise
 
 
 @dataclass(frozen=True)

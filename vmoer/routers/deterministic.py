@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vmoer.noise import TokenNoise
+from vmoer.rng import TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior
 
 

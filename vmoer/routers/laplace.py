@@ -1,8 +1,8 @@
 """Laplace: a Gaussian around trained router weights whose precision is the curvature of the task loss plus the prior's.
 
-The curvature is that of the answer log-likelihood *through the whole model* (:mod:`vmoer.laplace`), one entry per
-weight; the thesis' code took it from a classification of router inputs into the router's own choices, which no answer
-enters.
+The curvature is that of the answer log-likelihood *through the whole model* (:mod:`vmoer.training.curvature`), one
+entry per weight; the thesis' code took it from a classification of router inputs into the router's own choices, which
+no answer enters.
 """
 
 from __future__ import annotations

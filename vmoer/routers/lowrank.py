@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmoer.closed_form import expected_softmax
-from vmoer.noise import TokenNoise
+from vmoer.expected_softmax import expected_softmax
+from vmoer.rng import TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive, products
 from vmoer.routers.mfvr import bounded, check_trunk
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vmoer.noise import MASK_STEPS, TokenNoise
+from vmoer.rng import MASK_STEPS, TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior, RouterShape
 
 Native = Callable[[Tensor], Tensor]

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vmoer.noise import TokenNoise
+from vmoer.rng import TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior, RouterShape
 
 

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vmoer.closed_form import expected_softmax
-from vmoer.noise import TokenNoise
+from vmoer.expected_softmax import expected_softmax
+from vmoer.rng import TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, positive
 
 #: weights drawn at once per router call; bounds memory at about 4 × 4 bytes × this

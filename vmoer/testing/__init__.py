@@ -1,7 +1,7 @@
 """Conformance suite: what every routing method and every model family must satisfy, third parties' own included.
 
-Plain functions that raise ``AssertionError`` with a sentence; call them from any test runner. ``check_router`` and
-``check_architecture`` run everything. Models here have random weights and run in milliseconds.
+Plain functions that raise ``AssertionError`` with a sentence, for any test runner; models have random weights and run
+in milliseconds. Start with ``check_router`` and ``check_architecture``.
 """
 
 from vmoer.testing.compare import ATOL, assert_same, assert_same_decisions, hooks_of, trace_of

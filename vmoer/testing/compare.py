@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vmoer.recorder import record
-from vmoer.trace import RoutingTrace
+from vmoer.forward.recorder import record
+from vmoer.forward.trace import RoutingTrace
 
 #: outputs of the same tokens in batches of another shape differ by the rounding of other matrix kernels
 ATOL = 2e-4

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from vmoer.architectures import architecture_of, architectures
 from vmoer.attach import bayesianize
 from vmoer.errors import UnsupportedModelError
-from vmoer.noise_floor import expert_kernels
-from vmoer.recorder import record
-from vmoer.scoring import score_options
-from vmoer.tap import tap_of
+from vmoer.forward.hooks import tap_of
+from vmoer.forward.recorder import record
+from vmoer.measure.noise_floor import expert_kernels
+from vmoer.scoring.options import score_options
 from vmoer.testing.compare import ATOL, assert_same, assert_same_decisions, hooks_of, trace_of
 from vmoer.testing.tiny import LENGTHS, tiny_batch, tiny_model, tiny_row
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import vmoer.decision
+import vmoer.forward.decision
 from vmoer.attach import bayesianize, load_routers
+from vmoer.forward.hooks import tap_of
 from vmoer.handle import Handle
-from vmoer.tap import tap_of
 from vmoer.testing.compare import assert_same, assert_same_decisions, hooks_of, trace_of
 from vmoer.testing.tiny import LENGTHS, tiny_batch, tiny_model, tiny_row
 
@@ -218,11 +218,11 @@ def _perturb(handle: Handle) -> None:
 
 @contextmanager
 def _draw_budget(floats: int) -> Iterator[None]:
-    previous, vmoer.decision.DRAW_BUDGET = vmoer.decision.DRAW_BUDGET, floats
+    previous, vmoer.forward.decision.DRAW_BUDGET = vmoer.forward.decision.DRAW_BUDGET, floats
     try:
         yield
     finally:
-        vmoer.decision.DRAW_BUDGET = previous
+        vmoer.forward.decision.DRAW_BUDGET = previous
 
 
 #: every promise of a routing method, in the order they are checked

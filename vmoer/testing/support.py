@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vmoer.architectures import architectures
-from vmoer.fitness import report
+from vmoer.measure.model_report import report
 from vmoer.routers.base import routers
 
 #: configurations of public checkpoints: sizes only, no weights

@@ -13,8 +13,8 @@ from app.views.inspect import frames as inspected
 from app.views.inspect.charts import attribution
 from app.views.inspect.result import NATIVE, Inspected
 from app.worker_requests.progress import draw_progress
-from pipelines import live
 from pipelines.errors import PipelineError
+from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
 
 _QUANTITIES = {

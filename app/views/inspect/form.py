@@ -11,12 +11,13 @@ from app.pages import path_of
 from app.shared.link import go
 from app.shared.text import plain, prose, sentence
 from app.worker_requests.layer_input import layers_of
-from pipelines import live, web
+from pipelines.data.prompt_files import SUFFIXES, Prompt, parse_prompts
 from pipelines.errors import PipelineError, SpecError
+from pipelines.jobs import allowed as web
+from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
-from pipelines.shipped import shipped_methods
-from pipelines.spec import Spec, parse_spec
-from pipelines.uploads import SUFFIXES, Prompt, parse_prompts
+from pipelines.spec.model import Spec, parse_spec
+from pipelines.spec.shipped import shipped_methods
 
 _EXAMPLES = "Question: What is the capital of France?\nAnswer:"
 _NO_LAYERS = "the routers' own, else all"

@@ -16,7 +16,8 @@ from app.shared.inspect_link import QUESTION_KEYS, stored_prompt
 from app.shared.link import Link
 from app.shared.text import plain
 from app.views.inspect.form import OWN, Start
-from pipelines import live, web
+from pipelines.jobs import allowed as web
+from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
 
 

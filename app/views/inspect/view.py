@@ -14,10 +14,11 @@ from app.views.inspect.form import draw_form, kept_spec
 from app.views.inspect.result import Inspected, draw
 from app.views.inspect.stored_question import start_of
 from app.worker_requests.progress import draw_progress, worker_line
-from pipelines import live, web
+from pipelines.data.prompt_files import Prompt
 from pipelines.errors import PipelineError
+from pipelines.jobs import allowed as web
+from pipelines.jobs import inspections as live
 from pipelines.settings import Settings, load_settings
-from pipelines.uploads import Prompt
 
 PATH = path_of("inspect")
 

@@ -15,13 +15,15 @@ from app.shared.format import missing
 from app.shared.job_strip import duration
 from app.shared.text import counted, plain, prose, sentence
 from app.worker_requests.layer_input import layers_of
-from pipelines import jobs, live, web
 from pipelines.errors import PipelineError
-from pipelines.runs import expand
+from pipelines.jobs import allowed as web
+from pipelines.jobs import client as jobs
+from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
-from pipelines.shipped import shipped_methods
-from pipelines.spec import CONTROLS, DataSource, Estimator, Spec, parse_spec
-from pipelines.stage_table import BY_NAME, LISTED
+from pipelines.spec.model import CONTROLS, DataSource, Estimator, Spec, parse_spec
+from pipelines.spec.runs import expand
+from pipelines.spec.shipped import shipped_methods
+from pipelines.spec.stage_table import BY_NAME, LISTED
 from store import schema
 from store.archive import SUFFIX
 

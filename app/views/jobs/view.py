@@ -17,10 +17,10 @@ from app.shared.page import head
 from app.shared.text import counted, plain, prose, sentence
 from app.views.jobs.form import as_yaml, start
 from app.worker_requests.progress import worker_line
-from pipelines import jobs
 from pipelines.errors import PipelineError
+from pipelines.jobs import client as jobs
 from pipelines.settings import Settings, load_settings
-from pipelines.spec import parse_spec
+from pipelines.spec.model import parse_spec
 
 PATH = path_of("jobs")
 SHOWN = 50

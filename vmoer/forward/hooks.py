@@ -1,0 +1,326 @@
+"""The one place where this library touches a model: forward hooks on its decoder stack and its native routers.
+
+Nothing in the module tree is replaced, so ``state_dict`` keys, ``isinstance`` checks, peft wrappers and transformers'
+own output capturing keep working, and taking the hooks off is taking everything off. The router hook runs first among
+a router's hooks, so that ``output_router_logits=True`` reports the logits that routed.
+
+A *frame* describes the forward pass in progress (which tokens are real, where they stand, their noise keys). It exists
+only while the decoder stack runs, also when that ends in an exception.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from vmoer.architectures import Architecture, RouterSite, architecture_of, unwrap
+from vmoer.errors import UnsupportedModelError
+from vmoer.forward.decision import Decision, decide, native
+from vmoer.rng import TokenNoise, mix, mix_int, prefix_keys
+from vmoer.routers.base import BayesianRouter
+
+
+@dataclass
+class Frame:
+    """One forward pass: all tensors ``[batch, length]``; ``position`` counts real tokens from 0."""
+
+    mask: Tensor
+    position: Tensor
+    keys: Tensor
+    token_ids: Tensor | None
+    past: bool
+
+
+@dataclass
+class Mode:
+    """How a forward pass routes: averaged over ``samples`` draws, in closed form with 0, or with ``None`` by one draw
+    per token, of sample number ``sample_ids`` per row.
+
+    With ``common`` the draws depend on a token's position alone and not on what the prompt says, so that two prompts
+    that differ in a word differ by that word and not by luck.
+    """
+
+    samples: int | None
+    seed: int
+    sample_ids: Tensor | None = None
+    stream: int = 0
+    common: bool = False
+
+
+Sink = Callable[[RouterSite, Decision, Frame], None]
+Override = Callable[[RouterSite, Decision, Frame], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Tap:
+    """Hooks of one model and what they serve: Bayesian heads, recorders, and interventions of experiments."""
+
+    model: nn.Module
+    architecture: Architecture
+    sites: list[RouterSite]
+    heads: dict[int, BayesianRouter] = field(default_factory=dict)
+    mode: Mode | None = None
+    sinks: list[Sink] = field(default_factory=list)
+    overrides: dict[int, Override] = field(default_factory=dict)
+    #: fine-tuned routers: ΔW per layer, added to the native logits in float32 (:mod:`vmoer.training.map_routers`)
+    shifts: dict[int, nn.Linear] = field(default_factory=dict)
+    #: SHA-256 of the adapter on the model (:mod:`vmoer.training.adapter`), which routers are trained beside
+    adapter: str | None = None
+    frame: Frame | None = None
+    running_keys: WeakKeyDictionary[Any, Tensor] = field(default_factory=WeakKeyDictionary)
+    _hooks: list[Any] = field(default_factory=list)
+    _owner: int | None = None
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.heads or self.sinks or self.overrides or self.shifts)
+
+    def refresh(self) -> None:
+        """Install the hooks when something needs them, remove them when nothing does."""
+        if self.in_use and not self._hooks:
+            self._install()
+        elif not self.in_use and self._hooks:
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks.clear()
+            self.running_keys.clear()
+
+    def _install(self) -> None:
+        backbone = self.architecture.backbone(self.model)
+        bind = inspect.signature(type(backbone).forward).bind_partial
+        self._hooks.append(
+            backbone.register_forward_pre_hook(
+                lambda module, args, kwargs: self._enter(bind(module, *args, **kwargs).arguments),
+                with_kwargs=True,
+            )
+        )
+        self._hooks.append(backbone.register_forward_hook(lambda *_: self._leave(), always_call=True, prepend=True))
+        for site in self.sites:
+            self._hooks.append(
+                site.router.register_forward_hook(
+                    lambda _module, args, output, site=site: self._route(site, args[0], output), prepend=True
+                )
+            )
+
+    def _enter(self, arguments: dict[str, Any]) -> None:
+        if self._owner is not None:
+            raise UnsupportedModelError(
+                "This model is already in a forward pass: one tapped model serves one thread at a time."
+            )
+        self._owner = threading.get_ident()
+        backbone = self.architecture.backbone(self.model)
+        if self.heads and backbone.training and getattr(backbone, "gradient_checkpointing", False):
+            raise UnsupportedModelError(
+                "Gradient checkpointing re-runs blocks outside the forward pass; "
+                "call model.activation_checkpointing_disable() before training Bayesian routers."
+            )
+        self.frame = self._frame(arguments)
+
+    def _leave(self) -> None:
+        # also called when _enter refused another thread, whose frame must survive
+        if self._owner == threading.get_ident():
+            self.frame = None
+            self._owner = None
+
+    def _frame(self, arguments: dict[str, Any]) -> Frame:
+        ids, embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
+        if ids is None and embeds is None:
+            raise UnsupportedModelError("A forward pass needs input_ids or inputs_embeds.")
+        given: Any = embeds if ids is None else ids
+        batch, length = given.shape[:2]
+        device = given.device
+        cache = arguments.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        mask = arguments.get("attention_mask")
+        if mask is None:
+            full = torch.ones(batch, past + length, dtype=torch.bool, device=device)
+        elif isinstance(mask, Tensor) and mask.dim() == 2:
+            full = mask.to(device=device, dtype=torch.bool)
+            if full.shape[1] == length and past:
+                full = torch.cat([full.new_ones(batch, past), full], dim=1)
+        else:
+            raise UnsupportedModelError(
+                "Routing is recorded and sampled per real token: pass a 2-D attention_mask [batch, length]."
+            )
+        real = full[:, -length:]
+        position = (full.cumsum(1) - 1)[:, -length:].clamp_min(0)
+        content = ids if ids is not None else torch.zeros(batch, length, dtype=torch.long, device=device)
+        running = self._running(cache, batch)
+        sums = prefix_keys(content, position, real, running)
+        if cache is not None:
+            self.running_keys[cache] = sums[:, -1].detach()
+        return Frame(real, position, mix(sums), ids, past > 0)
+
+    def select_running(self, cache: Any, index: Tensor) -> None:
+        """Follow a ``cache.reorder_cache(index)``: row i continues what row ``index[i]`` had read."""
+        running = self.running_keys.get(cache)
+        if running is not None:
+            self.running_keys[cache] = running[index]
+
+    def copy_running(self, cache: Any, fork: Any) -> None:
+        """``fork`` continues what ``cache`` had read."""
+        running = self.running_keys.get(cache)
+        if running is not None:
+            self.running_keys[fork] = running
+
+    def _running(self, cache: Any, batch: int) -> Tensor | None:
+        """Key sums of the tokens already in the cache; rows repeated since then (options, beams) repeat theirs."""
+        running = self.running_keys.get(cache) if cache is not None else None
+        if running is None or not cache.get_seq_length():
+            return None
+        if running.shape[0] != batch:
+            running = running.repeat_interleave(batch // running.shape[0]) if batch % running.shape[0] == 0 else None
+        return running
+
+    def _route(self, site: RouterSite, hidden: Tensor, output: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        frame = self.frame
+        if frame is None:
+            return None
+        logits, weight, index = self._base(site, hidden, output)
+        if logits.shape[0] != frame.mask.numel():
+            raise UnsupportedModelError(
+                f"Router {site.path} saw {logits.shape[0]} tokens in a forward pass of {frame.mask.numel()}."
+            )
+        head = self.heads.get(site.layer)
+        if head is None or self.mode is None:
+            decision = native(logits, weight, index)
+        else:
+            decision = self._decide(site, head, hidden, (logits, weight, index), frame, self.mode)
+        decision.hidden = hidden
+        override = self.overrides.get(site.layer)
+        if override is not None:
+            decision.weight, decision.index = override(site, decision, frame)
+        for sink in self.sinks:
+            sink(site, decision, frame)
+        return self.architecture.pack(site, decision.logits.to(logits.dtype), decision.weight, decision.index)
+
+    def _base(self, site: RouterSite, hidden: Tensor, output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the router decides before any posterior: the native triple, or that of a fine-tuned router."""
+        logits, weight, index = self.architecture.unpack(site, output)
+        shift = self.shifts.get(site.layer)
+        if shift is None:
+            return logits, weight, index
+        if shift.weight.device != hidden.device:
+            shift.to(hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            tuned = logits.float() + shift(hidden.reshape(-1, hidden.shape[-1]).float())
+            index = self.architecture.select(site, tuned)
+            return tuned, self.architecture.gates(site, tuned, index).to(weight.dtype), index
+
+    def _decide(
+        self,
+        site: RouterSite,
+        head: BayesianRouter,
+        hidden: Tensor,
+        base: tuple[Tensor, Tensor, Tensor],
+        frame: Frame,
+        mode: Mode,
+    ) -> Decision:
+        logits = base[0].float()
+        if head.logit_scale.device != hidden.device:
+            head.to(hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            posterior = head.posterior(hidden.reshape(-1, hidden.shape[-1]).float(), logits)
+            return decide(
+                self.architecture,
+                site,
+                posterior,
+                (logits, *base[1:]),
+                self.noise(site, frame, mode),
+                mode.samples,
+            )
+
+    def native_logits(self, site: RouterSite) -> Callable[[Tensor], Tensor]:
+        """The logits before any posterior (fine-tuned or native) as a function of the input ``[n, hidden]`` alone."""
+
+        def logits(hidden: Tensor) -> Tensor:
+            inputs = hidden.to(next(site.router.parameters()).dtype)
+            return self._base(site, inputs, site.router.forward(inputs))[0].float()
+
+        return logits
+
+    def reroute(self, site: RouterSite, hidden: Tensor, frame: Frame) -> Decision:
+        """The decision this router would take for another input ``[tokens, hidden]``, with the same noise."""
+        base = self._base(site, hidden, site.router.forward(hidden))
+        head = self.heads.get(site.layer)
+        if head is None or self.mode is None:
+            return native(*base)
+        return self._decide(site, head, hidden, base, frame, self.mode)
+
+    def noise(self, site: RouterSite, frame: Frame, mode: Mode) -> TokenNoise:
+        """Noise of one router call: keyed by seed, stream, layer, token and (per row) sample number."""
+        keys, sample = mix(frame.position + 1) if mode.common else frame.keys, None
+        if mode.samples is None:
+            ids = keys.new_zeros(1) if mode.sample_ids is None else mode.sample_ids.to(keys.device).long()
+            sample = ids[:, None].expand_as(keys).reshape(-1)
+            keys = mix(keys + mix(ids + 1)[:, None])
+        router = mix_int(mode.seed, mode.stream, site.layer)
+        return TokenNoise(mix(keys.reshape(-1) ^ router), router, sample)
+
+    @contextmanager
+    def using(self, **changes: Any) -> Iterator[None]:
+        """Temporarily change fields of the mode (samples, sample_ids, seed, stream)."""
+        previous = self.mode
+        if previous is not None:
+            self.mode = Mode(**{**previous.__dict__, **changes})
+        try:
+            yield
+        finally:
+            self.mode = previous
+
+    @contextmanager
+    def listening(self, sink: Sink) -> Iterator[None]:
+        """Send every decision to ``sink`` inside the block."""
+        self.sinks.append(sink)
+        self.refresh()
+        try:
+            yield
+        finally:
+            self.sinks.remove(sink)
+            self.refresh()
+
+    @contextmanager
+    def overriding(self, overrides: dict[int, Override]) -> Iterator[None]:
+        """Replace gate weights and expert indices of the given layers inside the block (interventions)."""
+        taken = sorted(self.overrides.keys() & overrides.keys())
+        if taken:
+            raise UnsupportedModelError(f"Layers {taken} already carry an intervention; end that one first.")
+        self.overrides.update(overrides)
+        self.refresh()
+        try:
+            yield
+        finally:
+            for layer in overrides:
+                del self.overrides[layer]
+            self.refresh()
+
+
+#: live taps by ``id`` of their model; a tap holds its model, so an id cannot be reused while its entry lives
+_taps: WeakValueDictionary[int, Tap] = WeakValueDictionary()
+
+
+def tap_of(model: nn.Module) -> Tap:
+    """The one tap of ``model``, shared by everybody who holds it; a model without known routers is refused."""
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UnsupportedModelError(
+            "torch.compile leaves out hooks, and with them Bayesian routing and recording: use the model as it was "
+            "before (`compiled._orig_mod`, or the model loaded again)."
+        )
+    base = unwrap(model)
+    known = _taps.get(id(base))
+    if known is not None:
+        return known
+    architecture = architecture_of(base)
+    sites = architecture.sites(base)
+    if not sites:
+        raise UnsupportedModelError(f"{type(base).__name__} has no MoE layer: every block is dense.")
+    tap = _taps[id(base)] = Tap(base, architecture, sites)
+    return tap

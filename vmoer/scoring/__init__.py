@@ -1,0 +1,4 @@
+"""Score answers: the likelihood of options, letters, routing samples, and how many tokens a forward pass may hold.
+
+May import the handle and what lies below it. Start with `options.py`.
+"""
