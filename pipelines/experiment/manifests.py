@@ -15,6 +15,7 @@ from typing import Any
 from pipelines.errors import DataError, PipelineError
 from pipelines.preparation.setup import Setup
 from pipelines.resources import ROOT
+from pipelines.session.checkpoints import router_folder
 from pipelines.session.inputs import Inputs
 from pipelines.session.session import Session
 from pipelines.spec.model import Spec
@@ -147,7 +148,7 @@ def _with_weights(inputs: Inputs, run: RunPlan, card: dict[str, Any]) -> dict[st
     """The card with the hash of the routers a run has used; when it began they may not have been trained yet."""
     if run.deterministic or run.noisy or run.control == "untrained":
         return card
-    folder = inputs.parts.routers(run.method, run.control)
+    folder = router_folder(inputs, run.method, run.control)
     if folder is None:
         return card
     return {**card, "routing": {**card["routing"], "checkpoint_sha256": sha256(folder / "routers.safetensors")}}

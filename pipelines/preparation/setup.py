@@ -14,6 +14,7 @@ from pipelines.errors import SpecError
 from pipelines.preparation.controls import matched_noise, tuned_untrained
 from pipelines.preparation.train import ensure_base, ensure_method
 from pipelines.session.batching import encode_batches
+from pipelines.session.checkpoints import router_folder
 from pipelines.session.session import Session
 from pipelines.spec.runs import RunPlan
 from store.catalog import find_manifest
@@ -88,7 +89,7 @@ def choose(session: Session, method: str) -> list[int]:
     A checkpoint for other layers than the spec asks for is refused.
     """
     wanted = session.spec.layers
-    folder = session.inputs.parts.routers(method)
+    folder = router_folder(session.inputs, method)
     if folder is None or session.spec.routers.train is not None:
         selection = _LAYERS_DEFAULT if wanted is None else wanted
         measured = parse(selection)[0] in MEASURED

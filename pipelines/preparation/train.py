@@ -20,6 +20,7 @@ from pipelines.errors import DataError, SpecError
 from pipelines.model.resident import Resident
 from pipelines.preparation.controls import tuned_noise
 from pipelines.session.batching import encode_batches
+from pipelines.session.checkpoints import router_folder
 from pipelines.session.inputs import Inputs
 from pipelines.session.session import Session
 from pipelines.spec.model import DataSource, FineTuning, Spec, Training
@@ -61,7 +62,7 @@ def ensure_base(session: Session, base: str) -> None:
 
 def ensure_method(session: Session, method: str, control: str) -> None:
     """Train a method's routers if the spec trains them and they are missing."""
-    if session.spec.routers.train is not None and session.inputs.parts.routers(method, control) is not None:
+    if session.spec.routers.train is not None and router_folder(session.inputs, method, control) is not None:
         train_method(session, method, control)
 
 
@@ -104,7 +105,7 @@ def ensure_map_routers(session: Session, dtype: torch.dtype = torch.float32) -> 
 
 def train_method(session: Session, method: str, control: str = "none", dtype: str = "float32") -> Log:
     """Return the log of one method's routers, trained first if missing; control ``beta-zero`` leaves the KL out."""
-    folder = session.inputs.parts.routers(method, control)
+    folder = router_folder(session.inputs, method, control)
     assert folder is not None
     if not is_trained(folder):
         spec, part = session.spec, session.spec.routers.train
@@ -141,7 +142,7 @@ def methods_trained(inputs: Inputs) -> Iterator[tuple[str, str, Path]]:
     for method in trainable(inputs.spec):
         free = "beta-zero" in inputs.spec.controls and has_kl(method)
         for control in ("none", "beta-zero") if free else ("none",):
-            folder = inputs.parts.routers(method, control)
+            folder = router_folder(inputs, method, control)
             assert folder is not None
             yield method, control, folder
 

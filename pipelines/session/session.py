@@ -17,6 +17,7 @@ import vmoer
 from pipelines.errors import PipelineError, SpecError
 from pipelines.model.resident import Applied, Resident, kept
 from pipelines.session.batching import encode_batches
+from pipelines.session.checkpoints import router_folder
 from pipelines.session.inputs import Inputs
 from pipelines.spec.model import Spec, resolve_path
 from pipelines.spec.runs import RunPlan
@@ -114,7 +115,7 @@ class Session:
         ``card`` is what the run's manifest says of its routing, once it does.
         """
         card = card or {}
-        folder = self.inputs.parts.routers(run.method, run.control)
+        folder = router_folder(self.inputs, run.method, run.control)
         model = self.resident.model
         if folder is not None and run.control != "untrained":
             return vmoer.load_routers(model, folder, samples=run.samples, estimator=run.estimator, seed=run.seed)

@@ -13,7 +13,6 @@ from pipelines.errors import SpecError
 from pipelines.spec.model import Adapter, MapRouters, Spec, resolve_path
 from pipelines.spec.shipped import is_shipped, shipped_part
 from store.layout import contained
-from vmoer.methods import trainable
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,8 @@ class Parts:
         return None if self.spec.map_routers is None else self._given(self.spec.map_routers, "map")
 
     def routers(self, method: str, control: str = "none") -> Path | None:
-        """Return the folder of a method's routers; ``None`` where there is no checkpoint to load.
-
-        That is so for methods without parameters, and for specs whose routers stay untrained.
-        """
-        if not trainable(method) or self.spec.routers.source == "untrained":
+        """Return the folder of the routers of a method with parameters; ``None`` where the spec leaves them untrained."""
+        if self.spec.routers.source == "untrained":
             return None
         name = f"{method}.beta-zero" if control == "beta-zero" else method
         if self.spec.routers.train is not None:

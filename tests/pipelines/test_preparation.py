@@ -12,8 +12,10 @@ from pipelines.errors import JobError, PipelineError
 from pipelines.jobs import client as jobs
 from pipelines.preparation import controls as noise_control
 from pipelines.preparation import train
+from pipelines.session.checkpoints import router_folder
 from pipelines.session.inputs import Inputs
 from pipelines.session.session import Session
+from pipelines.settings import Settings
 from pipelines.spec.model import parse_spec
 from pipelines.spec.runs import expand
 from pipelines.worker import workflow as engine
@@ -22,6 +24,7 @@ from store.catalog import read_manifest
 from store.run_tables import RunTables
 from tests.pipelines.support import settings
 from vmoer.errors import CheckpointError
+from vmoer.routers import routers
 
 TRAIN = {
     "data": {"name": "worldfacts", "split": "train", "limit": 12},
@@ -120,3 +123,12 @@ def test_a_job_of_other_steps_is_refused_with_a_sentence(tmp_path: Path, monkeyp
     with pytest.raises(JobError, match="begun by another version of VMoER, whose steps differ; submit its spec again"):
         compute(parse_spec(SPEC), [], settings(tmp_path), quiet=True)
     assert not (tmp_path / "routers").exists()
+
+
+def test_a_third_partys_method_without_parameters_has_no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(routers._loaded, "own", type("Own", (routers.get("temperature"),), {"method": "own"}))
+    questions = {"name": "worldfacts", "split": "test"}
+    spec = parse_spec({"model": "worldfacts-moe", "methods": ["own", "fcvr"], "data": {"id": questions}})
+    inputs = Inputs(spec, (), Settings())
+    assert router_folder(inputs, "own") is None
+    assert router_folder(inputs, "fcvr") is not None
