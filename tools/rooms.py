@@ -68,9 +68,10 @@ def hidden_imports() -> list[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         top = {id(node) for node in tree.body}
         for node in ast.walk(tree):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if id(node) not in top and any(name.split(".")[0] in PACKAGES for name in names):
+            if id(node) in top or not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            if any(name.split(".")[0] in PACKAGES for name in names):
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     return [where for where in found if not where.startswith("vmoer/__init__.py:")]
 

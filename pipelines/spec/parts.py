@@ -36,7 +36,7 @@ class Parts:
         return None if self.spec.map_routers is None else self._given(self.spec.map_routers, "map")
 
     def routers(self, method: str, control: str = "none") -> Path | None:
-        """Return the folder of the routers of a method with parameters; ``None`` where the spec leaves them untrained."""
+        """Return the folder of a trainable method's routers; ``None`` where the spec leaves them untrained."""
         if self.spec.routers.source == "untrained":
             return None
         name = f"{method}.beta-zero" if control == "beta-zero" else method
