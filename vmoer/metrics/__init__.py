@@ -7,7 +7,8 @@ have different numbers of options; a 2-D array does when the numbers agree. NaN 
 
 from vmoer.metrics._definition import Definition
 from vmoer.metrics._inputs import MetricInputError
-from vmoer.metrics.answer_metrics import ANSWER_METRICS, AnswerMetric
+from vmoer.metrics._measures import AnswerMetric
+from vmoer.metrics.answer_metrics import ANSWER_METRICS
 from vmoer.metrics.bootstrap import Interval, interval, paired_difference, resample
 from vmoer.metrics.calibration import (
     accuracy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmoer.metrics import ood, selective
+from vmoer.metrics._definition import Definition
 from vmoer.metrics._inputs import Booleans, Floats, Integers
 from vmoer.metrics.bootstrap import CELLS_AT_ONCE, Kind, Statistic, resample
+from vmoer.metrics.calibration import Answered
 
 CHANCE_LEVEL = 0.975
 """Quantile of a calibrated model's binned errors up to which chance explains a value (one end of a 95 % interval)."""
@@ -40,6 +43,18 @@ class Measure:
             return None
         found = float(self.statistic(*(array[None] for array in self.arrays))[0])
         return None if np.isnan(found) else found
+
+
+@dataclass(frozen=True)
+class AnswerMetric:
+    """One metric of answers, as everyone but its own function needs to know it."""
+
+    name: str
+    label: str
+    """Heading of its column in a table."""
+    measure: Callable[[Answered], Measure]
+    definition: Definition | None = None
+    """What it means; None where ``definitions.toml`` says it."""
 
 
 def ood_measures(rank: Integers, positive: Booleans) -> dict[str, Measure]:

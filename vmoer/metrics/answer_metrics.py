@@ -7,27 +7,11 @@ stored, documented and shown on the page Calibration.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from vmoer.metrics import calibration
-from vmoer.metrics._definition import Definition
-from vmoer.metrics._measures import Measure, mean_rows
+from vmoer.metrics._measures import AnswerMetric, Measure, mean_rows
 from vmoer.metrics.calibration import Answered, dense_rank, equal_width_bin
-
-
-@dataclass(frozen=True)
-class AnswerMetric:
-    """One metric of answers, as everyone but its own function needs to know it."""
-
-    name: str
-    label: str
-    """Heading of its column in a table."""
-    measure: Callable[[Answered], Measure]
-    definition: Definition | None = None
-    """What it means; None where ``definitions.toml`` says it."""
-
 
 _binned = partial(Measure, kind="bias-corrected", low=0, high=1)
 
