@@ -28,6 +28,8 @@ def load() -> None:
     from transformers import GraniteMoeForCausalLM, GraniteMoeSharedForCausalLM, PreTrainedTokenizerFast
 
     from pipelines.cli import app as cli
+    from pipelines.cli import bundled, datasets, doctor, results, run, runs, serving, suites
+    from pipelines.cli import train as train_command
     from pipelines.model import resident as models
     from pipelines.preparation import train
     from pipelines.worker import foreground
@@ -38,6 +40,8 @@ def load() -> None:
 
     del duckdb, pandas, pyarrow, sklearn, torch, cli, engine, foreground, models, train, worker
     del compact, export, reader, verify, compare
+    # a command's module is imported when the command is called, which a child without rights could not do
+    del bundled, datasets, doctor, results, run, runs, serving, suites, train_command
     del GraniteMoeForCausalLM, GraniteMoeSharedForCausalLM, PreTrainedTokenizerFast
 
 

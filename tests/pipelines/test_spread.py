@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -221,5 +222,6 @@ def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_more_actors_than_gpus_are_refused(tmp_path: Path, request_of_small: dict[str, Any]) -> None:
     wanted = replace(settings(tmp_path), device="cuda", engine="ray", actors=100_000)
-    with pytest.raises(PipelineError, match="GPUs for 100000 actors"), RayCluster(request_of_small, wanted):
-        pass
+    refused = pytest.raises(PipelineError, match="GPUs for 100000 actors")
+    with closing(RayCluster(request_of_small, wanted)) as cluster, refused:
+        cluster.start()
