@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vmoer.errors import CheckpointError
 from vmoer.models import safetensors_check as safefile
+from vmoer.models.weights_check import differences
 
 FORMAT = 1
 
@@ -127,15 +128,9 @@ def read_tensors(
         raise CheckpointError(f"{path} is damaged: {error}.") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise CheckpointError(f"{path} is not the file that {kind.config} was written for: its SHA-256 differs.")
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or extra:
-        what = f"lacks {missing[0]}" if missing else f"has an unexpected {extra[0]}"
-        raise CheckpointError(f"{path} {what}.")
-    for name, tensor in ((name, tensors[name]) for name in expected):
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}."
-            )
+    if wrong := differences(tensors, expected):
+        raise CheckpointError(f"{path} does not hold what {kind.config} speaks of: {wrong}.")
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite.")
     return {name: tensor.float() for name, tensor in tensors.items()}

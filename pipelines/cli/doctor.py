@@ -70,7 +70,7 @@ def findings(settings: Settings) -> list[dict[str, Any]]:
 
 
 def model_report(source: str) -> dict[str, Any]:
-    """What VMoER can do with a model, from its configuration alone (:func:`vmoer.measure.model_report.report`)."""
+    """What VMoER can do with a model, from configuration and tensor names alone (:func:`vmoer.measure.model_report.report`)."""
     logging.set_verbosity_error()  # remarks about kernels that are not needed to look at a configuration
     return fitness.report(source)
 
@@ -84,6 +84,7 @@ def model_lines(found: dict[str, Any]) -> list[str]:
         f"  layers       {moe}, {found['experts']} experts, top-{found['top_k']}, hidden {found['hidden_size']}",
         f"  parameters   {found['parameters'] / 1e9:.2f} B, {found['active_parameters'] / 1e9:.2f} B active per token",
         f"  weights      {found['weights_gb']:.1f} GB ({found['dtype']}), {found['weights_float32_gb']:.1f} (float32)",
+        f"  tensors      {found['weights']}",
         f"  operations   {found['macs_per_token'] / 1e9:.3f} G multiply-accumulates per token, attention scores apart",
         "",
         f"  {'method':<14}{'estimators':<38}{'parameters':>12}{'10 layers':>12}{'all layers':>12}",

@@ -116,8 +116,11 @@ def test_routers_of_a_float32_model_fit_it_in_bfloat16(folder):
     ("change", "sentence"),
     [
         (lambda t: t.pop(TENSOR), f"lacks {TENSOR}"),
-        (lambda t: t.update({"7.trunk.weight": torch.zeros(2)}), "has an unexpected 7.trunk.weight"),
-        (lambda t: t.update({TENSOR: torch.zeros(3, 3)}), rf"{TENSOR} has shape \(3, 3\), expected \(8, 32\)"),
+        (
+            lambda t: t.update({"7.trunk.weight": torch.zeros(2)}),
+            "it has 7.trunk.weight, which",
+        ),
+        (lambda t: t.update({TENSOR: torch.zeros(3, 3)}), rf"{TENSOR} \(\[3, 3\] instead of \[8, 32\]\)"),
         (lambda t: t[TENSOR].fill_(float("nan")), f"{TENSOR} holds values that are not finite"),
         (lambda t: t[TENSOR].fill_(float("inf")), f"{TENSOR} holds values that are not finite"),
     ],
@@ -144,7 +147,7 @@ def test_wrong_tensors_are_refused_by_name(model, folder, change, sentence):
         (lambda c: c["shapes"]["2"].update(top_k=3), "Layer 2 of the checkpoint is for 8 experts, top-3"),
         (lambda c: c["native_routers_sha256"].update({"2": "0"}), "layer 2 is not the one these routers were trained"),
         (lambda c: c.update(options={"colour": 1}), "not fcvr options .*colour"),
-        (lambda c: c["options"].update(trunk_width=9), r"0\.\w+\.weight has shape"),
+        (lambda c: c["options"].update(trunk_width=9), r"other shapes have 0\.\w+\.weight \("),
         (lambda c: c.update(samples=0), "samples must be a whole number"),
     ],
 )

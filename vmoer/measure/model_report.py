@@ -8,8 +8,10 @@ from typing import Any
 from vmoer.errors import ModelSourceError
 from vmoer.measure import macs as efficiency
 from vmoer.models.catalog import HUB_ID, available_models
+from vmoer.models.folder_check import check_folder
 from vmoer.models.hub import fetch_config
 from vmoer.models.skeleton import Skeleton, read_config, skeleton_from_config
+from vmoer.models.weights_check import check_weights
 from vmoer.registry import unknown_name
 from vmoer.routers.base import routers
 
@@ -39,7 +41,10 @@ def config_file(source: str) -> Path:
 
 def report(source: str) -> dict[str, Any]:
     """Everything ``vmoer doctor MODEL`` says, as plain values; a model no router fits is refused with a sentence."""
-    config = read_config(config_file(source))
+    path = config_file(source)
+    config = read_config(path)
+    fetched = path.name == "config.json" and HUB_ID.fullmatch(source) and not Path(source).exists()
+    weights = "none here" if fetched else _weights(path)
     size = skeleton_from_config(config)
     width = _BYTES.get(size.dtype, 4)
     return {
@@ -57,8 +62,17 @@ def report(source: str) -> dict[str, Any]:
         "weights_gb": round(size.n_parameters * width / 1e9, 2),
         "weights_float32_gb": round(size.n_parameters * 4 / 1e9, 2),
         "macs_per_token": size.macs,
+        "weights": weights,
         "methods": [_method(config, size, name) for name in routers.names()],
     }
+
+
+def _weights(config: Path) -> str:
+    """Whether the tensors beside ``config`` are those of the model, by name and shape; refused when they are not."""
+    if config.name != "config.json" or not any(config.parent.glob("*.safetensors*")):
+        return "none here"
+    check_folder(config.parent)
+    return "complete" if check_weights(config.parent) else "quantised: compared while they are loaded"
 
 
 def _method(config: Any, size: Skeleton, name: str) -> dict[str, Any]:

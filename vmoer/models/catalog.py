@@ -24,6 +24,7 @@ from vmoer.models.hub import HUB_ID, fetch_from_hub
 from vmoer.models.recipes import random_models, smollm2
 from vmoer.models.upcycle import Progress
 from vmoer.registry import unknown_name
+from vmoer.weights_check import check_loading, check_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -164,13 +165,17 @@ def _folder_of(info: ModelInfo, build: bool, progress: Progress | None) -> Path:
 def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    check_weights(folder)
     safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **safely)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safely
+        )
     except Exception as error:  # damaged files raise many kinds; the first line says which
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelSourceError(f"{folder} cannot be loaded: {reason[:300]}") from error
+    check_loading(folder.name, info, model.config.to_dict())  # once more, with what was in fact loaded
     return model.to(device).eval(), tokenizer
 
 

@@ -6,6 +6,7 @@ long, and its models refuse to be saved. The weights are the same to the last bi
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ import numpy as np
 import torch
 
 from vmoer.errors import ModelSourceError
+from vmoer.weights_check import check_loading
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 _CONTROL_TOKEN = 3  # GGUF token type of markers such as <|im_start|>
 
+_BLOCK_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 _GLOBAL_TENSORS = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -56,7 +59,10 @@ def read_gguf(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     state = _state_dict(reader, metadata)
     tokenizer = _tokenizer(reader, metadata)
     config = _config(metadata, state, tokenizer)
-    model = LlamaForCausalLM.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+    model, info = LlamaForCausalLM.from_pretrained(
+        None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
+    )
+    check_loading(path.name, info)
     return model.eval(), tokenizer
 
 
@@ -95,7 +101,8 @@ def _state_dict(reader: Any, metadata: dict[str, Any]) -> dict[str, torch.Tensor
         if tensor.name in _GLOBAL_TENSORS:
             state[_GLOBAL_TENSORS[tensor.name]] = weight
             continue
-        _, block, part, _ = tensor.name.split(".")
+        match = _BLOCK_NAME.fullmatch(tensor.name)
+        block, part = match.groups() if match else ("", "")
         if part not in _BLOCK_TENSORS:
             raise ModelSourceError(f"The GGUF file has a tensor {tensor.name!r} that a Llama model has no place for.")
         if part in rows_interleaved:

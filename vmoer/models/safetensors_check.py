@@ -37,6 +37,11 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def check(path: str | os.PathLike[str]) -> int:
     """The number of values in a safetensors file; raises ``SafetensorError`` unless its header is sound."""
+    return sum(map(math.prod, shapes(path).values()))
+
+
+def shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor by name; raises ``SafetensorError`` unless the header is sound."""
     size = os.path.getsize(path)
     with Path(path).open("rb") as file:
         first = file.read(8)
@@ -48,7 +53,9 @@ def check(path: str | os.PathLike[str]) -> int:
         if length > MAX_HEADER:
             raise SafetensorError(f"its header claims {length} bytes, more than {MAX_HEADER}")
         text = file.read(length)
-    return _check_header(_parsed(text), size - 8 - length)
+    header = _parsed(text)
+    _check_header(header, size - 8 - length)
+    return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
@@ -70,23 +77,22 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_header(header: dict[str, Any], data: int) -> int:
-    """The number of values; ``data`` is how many bytes follow the header."""
+def _check_header(header: dict[str, Any], data: int) -> None:
+    """Refuse tensors that do not fill the ``data`` bytes after the header one by one; takes the metadata out."""
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise SafetensorError("its metadata is not text")
-    values = end = 0
-    for start, stop, name, count in sorted(_place(name, entry) for name, entry in header.items()):
+    end = 0
+    for start, stop, name in sorted(_place(name, entry) for name, entry in header.items()):
         if start != end:
             raise SafetensorError(f"tensor {name[:80]!r} overlaps another or leaves a gap")
-        values, end = values + count, stop
+        end = stop
     if end != data:
         raise SafetensorError(f"its tensors take {end} bytes, the file has {data}")
-    return values
 
 
-def _place(name: str, entry: Any) -> tuple[int, int, str, int]:
-    """``(first byte, byte after the last, name, values)`` of one tensor."""
+def _place(name: str, entry: Any) -> tuple[int, int, str]:
+    """``(first byte, byte after the last, name)`` of one tensor."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise SafetensorError(f"the entry of tensor {name[:80]!r} is malformed")
     shape, offsets = entry["shape"], entry["data_offsets"]
@@ -98,7 +104,7 @@ def _place(name: str, entry: Any) -> tuple[int, int, str, int]:
     count = math.prod(shape)
     if (offsets[1] - offsets[0]) * 8 != count * bits:
         raise SafetensorError(f"tensor {name[:80]!r} takes other bytes than its shape needs")
-    return offsets[0], offsets[1], name, count
+    return offsets[0], offsets[1], name
 
 
 def _sizes(value: Any) -> bool:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vmoer.errors import UnsupportedModelError
+from vmoer.weights_check import check_loading
 
 if TYPE_CHECKING:
     from transformers import GraniteMoeSharedForCausalLM, PreTrainedModel
@@ -276,7 +277,10 @@ def apply_split(
         state.pop("lm_head.weight", None)
     for layer, block in enumerate(model.model.layers):
         state |= _block_state(f"model.layers.{layer}", block.mlp, split, layer)
-    converted = GraniteMoeSharedForCausalLM.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    converted, info = GraniteMoeSharedForCausalLM.from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+    )
+    check_loading("the converted model", info)
     return converted.to(model.device).eval()
 
 

@@ -86,6 +86,10 @@ def load_map_routers(model: nn.Module, folder: str | Path) -> MapRouters:
             f"MAP routers in {source} belong to a {config['architecture']}, not to this {type(tap.model).__name__}."
         )
     checkpoint.check_adapter(source, config.get("adapter_sha256"), tap.adapter)
+    known = [site.layer for site in tap.sites]
+    absent = [layer for layer in config["layers"] if layer not in known]
+    if absent:
+        raise CheckpointError(f"MAP routers in {source} need an MoE layer {absent[0]}; this model has none there.")
     native = fingerprint(site for site in tap.sites if site.layer in config["layers"])
     if native != config["native_routers_sha256"]:
         raise CheckpointError(

@@ -1,0 +1,226 @@
+"""A checkpoint is whole or refused, whichever tensors lack or fit nowhere, before anything is computed."""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import vmoer
+from vmoer.adapter import adapt, load_adapter
+from vmoer.architectures import architectures
+from vmoer.errors import CheckpointError, ModelSourceError
+from vmoer.fitness import report
+from vmoer.map_routers import fine_tune, load_map_routers
+from vmoer.models import available_models, load_model
+from vmoer.testing import tiny_model
+from vmoer.weights_check import check_loading, check_weights
+
+WORLDFACTS = next(info.folder for info in available_models() if info.name == "worldfacts-moe")
+FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ROUTER = "model.layers.2.mlp.gate.weight"
+SLICE = "model.layers.2.mlp.experts.{}.{}_proj.weight"
+
+
+def saved(folder: Path, family: str = "Qwen3MoeForCausalLM", **overrides) -> Path:
+    """A whole checkpoint with a tokenizer, as ``save_pretrained`` writes it."""
+    tiny_model(family, **overrides).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(WORLDFACTS / name, folder / name)
+    return folder
+
+
+def edit(folder: Path, change) -> None:
+    tensors = load_file(folder / FILE)
+    changed = change(tensors)
+    save_file(tensors if changed is None else changed, folder / FILE, metadata={"format": "pt"})
+
+
+def configure(folder: Path, **values) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def refused(folder: Path) -> str:
+    """The one sentence that ``load_model`` and ``doctor`` refuse ``folder`` with."""
+    messages = set()
+    for ask in (load_model, lambda source: report(str(source))):
+        with pytest.raises(ModelSourceError) as caught:
+            ask(folder)
+        messages.add(str(caught.value))
+    (message,) = messages
+    assert "\n" not in message
+    return message
+
+
+def lacking(folder: Path, whole: Path) -> list[str]:
+    """Which tensors of ``whole`` the file of ``folder`` lacks, read from the two files alone."""
+    with safe_open(folder / FILE, "pt") as file, safe_open(whole / FILE, "pt") as complete:
+        return sorted(set(complete.keys()) - set(file.keys()))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+def test_a_whole_checkpoint_of_every_family_is_accepted(tmp_path):
+    for family in architectures.names():
+        assert check_weights(saved(tmp_path / family, family)), family
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [ROUTER],
+        ["lm_head.weight"],
+        ["model.embed_tokens.weight", "model.norm.weight"],
+        [SLICE.format(3, "down")],
+        [SLICE.format(2, part) for part in ("gate", "up", "down")],
+    ],
+    ids=lambda names: names[0],
+)
+def test_each_missing_tensor_is_named(folder, whole, names):
+    edit(folder, lambda tensors: {name: tensor for name, tensor in tensors.items() if name not in names})
+    assert lacking(folder, whole) == sorted(names)
+    message = refused(folder)
+    assert all(name in message for name in names), message
+
+
+def test_many_missing_tensors_are_counted(folder, whole):
+    edit(folder, lambda tensors: {name: t for name, t in tensors.items() if ".self_attn." not in name})
+    count = len(lacking(folder, whole))
+    message = refused(folder)
+    assert f"and {count - 3} more" in message
+    assert "model.layers.0.self_attn" in message
+
+
+def test_the_last_expert_of_all_cannot_be_missing(folder):
+    edit(folder, lambda tensors: {name: t for name, t in tensors.items() if not re.search(r"experts\.7\.", name)})
+    assert "[7, 32, 16] instead of [8, 32, 16]" in refused(folder)
+
+
+def test_experts_with_a_gap_do_not_move_up(folder):
+    """Experts 0–6 and 8 have the number of slices that the model needs, in the wrong places."""
+    edit(folder, lambda t: {re.sub(r"experts\.7\.", "experts.8.", name): tensor for name, tensor in t.items()})
+    assert "lack the expert slices model.layers.0.mlp.experts.7" in refused(folder)
+
+
+def test_an_expert_too_many_is_refused(folder):
+    def double(tensors):
+        extra = {re.sub(r"experts\.7\.", "experts.8.", n): t.clone() for n, t in tensors.items() if "experts.7." in n}
+        return {**tensors, **extra}
+
+    edit(folder, double)
+    assert "[9, 32, 16] instead of [8, 32, 16]" in refused(folder)
+
+
+def test_another_prefix_is_refused(folder):
+    edit(folder, lambda tensors: {f"backbone.{name}": tensor for name, tensor in tensors.items()})
+    message = refused(folder)
+    assert "it lacks" in message
+    assert "backbone." in message
+
+
+@pytest.mark.parametrize(("layers", "sentence"), [(4, "it lacks model.layers.3."), (2, "it has model.layers.2.")])
+def test_a_configuration_with_another_number_of_layers_is_refused(folder, layers, sentence):
+    configure(folder, num_hidden_layers=layers)
+    assert sentence in refused(folder)
+
+
+def test_another_shape_is_refused(folder):
+    edit(folder, lambda tensors: tensors.update({ROUTER: torch.zeros(8, 31)}))
+    assert f"{ROUTER} ([8, 31] instead of [8, 32])" in refused(folder)
+
+
+def test_a_missing_shard_is_named_with_its_tensors(tmp_path):
+    folder = tmp_path / "sharded"
+    tiny_model("Qwen3MoeForCausalLM").save_pretrained(folder, max_shard_size="40KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(WORLDFACTS / name, folder / name)
+    assert check_weights(folder)
+    listed = json.loads((folder / INDEX).read_text())["weight_map"]
+    name = listed[SLICE.format(0, "down")]
+    (folder / name).unlink()
+    message = refused(folder)
+    assert name in message
+    assert f"{sum(file == name for file in listed.values())} tensors" in message
+
+
+def test_a_tied_head_is_not_missing(tmp_path):
+    folder = saved(tmp_path / "tied", "Qwen3MoeForCausalLM", tie_word_embeddings=True)
+    with safe_open(folder / FILE, "pt") as file:
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118 - a file, not a mapping
+    model, _ = load_model(folder, device="cpu")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_heads_that_predict_further_ahead_are_left_out_and_nothing_else(tmp_path):
+    """DeepSeek and GLM store such a head as one layer more, transformers builds none."""
+    folder = saved(tmp_path / "mtp", "Glm4MoeForCausalLM")
+
+    def add(tensors):
+        behind = {n.replace("layers.2.", "layers.3."): t.clone() for n, t in tensors.items() if "layers.2." in n}
+        return {**tensors, **behind, "model.layers.3.eh_proj.weight": torch.zeros(32, 64)}
+
+    edit(folder, add)
+    configure(folder, num_nextn_predict_layers=1)
+    native = tiny_model("Glm4MoeForCausalLM")
+    model, _ = load_model(folder, device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(native.parameters(), model.parameters(), strict=True))
+    edit(folder, lambda tensors: {name: t for name, t in tensors.items() if "eh_proj" not in name})
+    assert "it has model.layers.3." in refused(folder)
+
+
+def test_what_the_loader_reports_is_refused_without_headers_too():
+    info = {"missing_keys": {"a.10", "a.9"}, "unexpected_keys": {"b"}, "mismatched_keys": {("c", (1, 2), (2, 1))}}
+    with pytest.raises(ModelSourceError, match=r"lacks a.9, a.10; it has b, .*other shapes have c \(\[1, 2\] instead"):
+        check_loading("x", info)
+
+
+def test_routers_name_every_tensor_that_differs(tmp_path):
+    model = tiny_model()
+    with vmoer.bayesianize(model, "mfvr") as handle:
+        handle.save(tmp_path)
+    tensors = load_file(tmp_path / "routers.safetensors")
+    gone = sorted(tensors)[:2]
+    save_file({name: t for name, t in tensors.items() if name not in gone}, tmp_path / "routers.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        vmoer.load_routers(model, tmp_path)
+    assert all(name in str(caught.value) for name in gone)
+
+
+def test_map_routers_name_the_layer_that_lacks(tmp_path):
+    model = tiny_model()
+    routers = fine_tune(model)
+    routers.save(tmp_path)
+    routers.restore()
+    tensors = load_file(tmp_path / "map.safetensors")
+    save_file({name: t for name, t in tensors.items() if not name.startswith("1.")}, tmp_path / "map.safetensors")
+    with pytest.raises(CheckpointError, match=r"it lacks 1\.weight"):
+        load_map_routers(model, tmp_path)
+
+
+def test_an_adapter_names_the_factor_that_lacks(tmp_path):
+    model = tiny_model()
+    adapter = adapt(model, rank=2)
+    adapter.save(tmp_path)
+    adapter.restore()
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    gone = sorted(tensors)[0]
+    save_file({name: t for name, t in tensors.items() if name != gone}, tmp_path / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "adapter.json").read_text())
+    config["weights_sha256"] = hashlib.sha256((tmp_path / "adapter_model.safetensors").read_bytes()).hexdigest()
+    (tmp_path / "adapter.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"it lacks {re.escape(gone)}"):
+        load_adapter(model, tmp_path)
