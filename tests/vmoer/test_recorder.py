@@ -151,7 +151,7 @@ def test_generation_records_every_token_once(options):
     assert len(decoded) == 2 * 3  # the last new token is never fed back
     assert sorted(decoded.position.tolist()) == [3, 4, 5, 5, 6, 7]
     fed_back = out[:, batch["input_ids"].shape[1] : -1]
-    assert decoded.token_id.reshape(3, 2).T.tolist() == fed_back.tolist()
+    assert decoded.token_id.reshape(2, 3).tolist() == fed_back.tolist()
     if handle is not None:
         handle.restore()
 

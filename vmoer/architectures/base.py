@@ -43,6 +43,8 @@ class Architecture(ABC):
     separate_scores: bool = False
     #: False where the native model forgets its past when several tokens at once are fed against a cache
     continues_cache: bool = True
+    #: False where the native model mixes sequences packed into a row, as layers of linear attention do
+    packs: bool = True
     #: why Bayesian routers are refused, one sentence; empty where they are supported
     bayesian_refusal: str = ""
 

@@ -16,6 +16,7 @@ class GptOss(Architecture):
     classes = ("GptOssForCausalLM",)
     router_name = "router"
     rule = "top-k of the logits (with bias) → softmax over the k"
+    packs = False  # the masks of this family are made without position_ids
 
     def select(self, site: RouterSite, logits: Tensor) -> Tensor:
         return top_k_indices(logits, site.top_k)

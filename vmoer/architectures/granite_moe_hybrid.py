@@ -14,6 +14,7 @@ class GraniteMoeHybrid(GraniteMoe):
     """Router as in GraniteMoe; a dense checkpoint has ``block_sparse_moe = None`` in every block."""
 
     classes = ("GraniteMoeHybridForCausalLM",)
+    packs = False
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers import GraniteMoeHybridConfig

@@ -19,6 +19,7 @@ class Jamba(SoftmaxOverAll):
     block_name = "feed_forward"
     router_name = "router"
     rule = "softmax over all → top-k, not renormalised"
+    packs = False
     continues_cache = False
 
     def renormalised(self, site: RouterSite) -> bool:

@@ -13,6 +13,7 @@ class Qwen35Moe(SoftmaxOverAll):
 
     classes = ("Qwen3_5MoeForCausalLM",)
     rule = "softmax over all → top-k → renormalised"
+    packs = False
 
     def renormalised(self, site: RouterSite) -> bool:
         return True

@@ -2,7 +2,8 @@
 
 Nothing in the module tree is replaced, so ``state_dict`` keys, ``isinstance`` checks, peft wrappers and transformers'
 own output capturing keep working, and taking the hooks off is taking everything off. The router hook runs first among
-a router's hooks, so that ``output_router_logits=True`` reports the logits that routed.
+a router's hooks, so that ``output_router_logits=True`` reports the logits that routed. A pass in which a hook that is
+needed did not run is refused: its outputs would be the native ones, and its recording empty.
 
 A *frame* describes the forward pass in progress (which tokens are real, where they stand, their noise keys). It exists
 only while the decoder stack runs, also when that ends in an exception.
@@ -16,27 +17,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from vmoer.architectures import Architecture, RouterSite, architecture_of, unwrap
+from vmoer.cache_history import copy_history, select_rows
+from vmoer.decision import Decision, decide, native
 from vmoer.errors import UnsupportedModelError
-from vmoer.forward.decision import Decision, decide, native
-from vmoer.rng import TokenNoise, mix, mix_int, prefix_keys
+from vmoer.frame import Frame, frame_of
+from vmoer.noise import TokenNoise, mix, mix_int
 from vmoer.routers.base import BayesianRouter
-
-
-@dataclass
-class Frame:
-    """One forward pass: all tensors ``[batch, length]``; ``position`` counts real tokens from 0."""
-
-    mask: Tensor
-    position: Tensor
-    keys: Tensor
-    token_ids: Tensor | None
-    past: bool
+from vmoer.silence import (
+    refuse_capture,
+    refuse_compiled,
+    refuse_replica,
+    refuse_silent_layers,
+    refuse_silent_model,
+)
 
 
 @dataclass
@@ -75,7 +74,11 @@ class Tap:
     #: SHA-256 of the adapter on the model (:mod:`vmoer.training.adapter`), which routers are trained beside
     adapter: str | None = None
     frame: Frame | None = None
-    running_keys: WeakKeyDictionary[Any, Tensor] = field(default_factory=WeakKeyDictionary)
+    #: layers that passes leave out on purpose (:meth:`leaving_out`)
+    left_out: set[int] = field(default_factory=set)
+    _heard: list[int] = field(default_factory=list)
+    #: threads whose pass of the whole model has reached the decoder stack
+    _reached: set[int] = field(default_factory=set)
     _hooks: list[Any] = field(default_factory=list)
     _owner: int | None = None
 
@@ -91,18 +94,22 @@ class Tap:
             for hook in self._hooks:
                 hook.remove()
             self._hooks.clear()
-            self.running_keys.clear()
 
     def _install(self) -> None:
+        refuse_compiled(self.model)
         backbone = self.architecture.backbone(self.model)
         bind = inspect.signature(type(backbone).forward).bind_partial
         self._hooks.append(
             backbone.register_forward_pre_hook(
-                lambda module, args, kwargs: self._enter(bind(module, *args, **kwargs).arguments),
+                lambda module, args, kwargs: self._enter(module, backbone, bind(module, *args, **kwargs).arguments),
                 with_kwargs=True,
             )
         )
         self._hooks.append(backbone.register_forward_hook(lambda *_: self._leave(), always_call=True, prepend=True))
+        self._hooks.append(backbone.register_forward_hook(lambda *_: self._check_layers(), prepend=True))
+        if backbone is not self.model:
+            self._hooks.append(self.model.register_forward_pre_hook(lambda *_: self._begin()))
+            self._hooks.append(self.model.register_forward_hook(lambda *_: self._check_model()))
         for site in self.sites:
             self._hooks.append(
                 site.router.register_forward_hook(
@@ -110,19 +117,43 @@ class Tap:
                 )
             )
 
-    def _enter(self, arguments: dict[str, Any]) -> None:
+    def _begin(self) -> None:
+        self._reached.discard(threading.get_ident())
+
+    def _check_model(self) -> None:
+        if threading.get_ident() not in self._reached:
+            refuse_silent_model(self.model)
+
+    def _check_layers(self) -> None:
+        """After a whole pass: every router whose decision somebody needs has run, once."""
+        wanted = self.heads.keys() | self.overrides.keys() | self.shifts.keys()
+        sites = [site for site in self.sites if self.sinks or site.layer in wanted]
+        silent = [site for site in sites if site.layer not in self._heard and site.layer not in self.left_out]
+        if silent:
+            refuse_silent_layers(self.model, self.architecture, silent)
+        if len(set(self._heard)) < len(self._heard):
+            twice = next(layer for layer in self._heard if self._heard.count(layer) > 1)
+            raise UnsupportedModelError(
+                f"The router of layer {twice} ran more than once in a forward pass; which decision counts is not known."
+            )
+
+    def _enter(self, module: nn.Module, backbone: nn.Module, arguments: dict[str, Any]) -> None:
+        refuse_replica(module, backbone)
         if self._owner is not None:
             raise UnsupportedModelError(
                 "This model is already in a forward pass: one tapped model serves one thread at a time."
             )
         self._owner = threading.get_ident()
-        backbone = self.architecture.backbone(self.model)
         if self.heads and backbone.training and getattr(backbone, "gradient_checkpointing", False):
             raise UnsupportedModelError(
                 "Gradient checkpointing re-runs blocks outside the forward pass; "
                 "call model.activation_checkpointing_disable() before training Bayesian routers."
             )
-        self.frame = self._frame(arguments)
+        self._reached.add(self._owner)
+        self._heard.clear()
+        config: Any = self.model.config
+        self.frame = frame_of(arguments, config.get_text_config(), self.architecture.packs)
+        refuse_capture(self.frame.mask.device)
 
     def _leave(self) -> None:
         # also called when _enter refused another thread, whose frame must survive
@@ -130,60 +161,19 @@ class Tap:
             self.frame = None
             self._owner = None
 
-    def _frame(self, arguments: dict[str, Any]) -> Frame:
-        ids, embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
-        if ids is None and embeds is None:
-            raise UnsupportedModelError("A forward pass needs input_ids or inputs_embeds.")
-        given: Any = embeds if ids is None else ids
-        batch, length = given.shape[:2]
-        device = given.device
-        cache = arguments.get("past_key_values")
-        past = int(cache.get_seq_length()) if cache is not None else 0
-        mask = arguments.get("attention_mask")
-        if mask is None:
-            full = torch.ones(batch, past + length, dtype=torch.bool, device=device)
-        elif isinstance(mask, Tensor) and mask.dim() == 2:
-            full = mask.to(device=device, dtype=torch.bool)
-            if full.shape[1] == length and past:
-                full = torch.cat([full.new_ones(batch, past), full], dim=1)
-        else:
-            raise UnsupportedModelError(
-                "Routing is recorded and sampled per real token: pass a 2-D attention_mask [batch, length]."
-            )
-        real = full[:, -length:]
-        position = (full.cumsum(1) - 1)[:, -length:].clamp_min(0)
-        content = ids if ids is not None else torch.zeros(batch, length, dtype=torch.long, device=device)
-        running = self._running(cache, batch)
-        sums = prefix_keys(content, position, real, running)
-        if cache is not None:
-            self.running_keys[cache] = sums[:, -1].detach()
-        return Frame(real, position, mix(sums), ids, past > 0)
-
     def select_running(self, cache: Any, index: Tensor) -> None:
-        """Follow a ``cache.reorder_cache(index)``: row i continues what row ``index[i]`` had read."""
-        running = self.running_keys.get(cache)
-        if running is not None:
-            self.running_keys[cache] = running[index]
+        """Follow rows selected layer by layer: row i continues what row ``index[i]`` had read."""
+        select_rows(cache, index)
 
     def copy_running(self, cache: Any, fork: Any) -> None:
-        """``fork`` continues what ``cache`` had read."""
-        running = self.running_keys.get(cache)
-        if running is not None:
-            self.running_keys[fork] = running
-
-    def _running(self, cache: Any, batch: int) -> Tensor | None:
-        """Key sums of the tokens already in the cache; rows repeated since then (options, beams) repeat theirs."""
-        running = self.running_keys.get(cache) if cache is not None else None
-        if running is None or not cache.get_seq_length():
-            return None
-        if running.shape[0] != batch:
-            running = running.repeat_interleave(batch // running.shape[0]) if batch % running.shape[0] == 0 else None
-        return running
+        """``fork``, a shallow copy of ``cache``, continues on its own what ``cache`` had read."""
+        copy_history(cache, fork)
 
     def _route(self, site: RouterSite, hidden: Tensor, output: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         frame = self.frame
         if frame is None:
             return None
+        self._heard.append(site.layer)
         logits, weight, index = self._base(site, hidden, output)
         if logits.shape[0] != frame.mask.numel():
             raise UnsupportedModelError(
@@ -257,6 +247,11 @@ class Tap:
 
     def noise(self, site: RouterSite, frame: Frame, mode: Mode) -> TokenNoise:
         """Noise of one router call: keyed by seed, stream, layer, token and (per row) sample number."""
+        if not frame.known and not mode.common:
+            raise UnsupportedModelError(
+                "This cache holds tokens that were read while nothing was sampled or recorded, so the draws of a full "
+                "pass cannot be continued: fill the cache with the routers on, or start without it."
+            )
         keys, sample = mix(frame.position + 1) if mode.common else frame.keys, None
         if mode.samples is None:
             ids = keys.new_zeros(1) if mode.sample_ids is None else mode.sample_ids.to(keys.device).long()
@@ -288,6 +283,15 @@ class Tap:
             self.refresh()
 
     @contextmanager
+    def leaving_out(self, layers: set[int]) -> Iterator[None]:
+        """Inside the block passes may skip these layers; a pass that skips another is refused."""
+        before, self.left_out = self.left_out, self.left_out | layers
+        try:
+            yield
+        finally:
+            self.left_out = before
+
+    @contextmanager
     def overriding(self, overrides: dict[int, Override]) -> Iterator[None]:
         """Replace gate weights and expert indices of the given layers inside the block (interventions)."""
         taken = sorted(self.overrides.keys() & overrides.keys())
@@ -309,15 +313,15 @@ _taps: WeakValueDictionary[int, Tap] = WeakValueDictionary()
 
 def tap_of(model: nn.Module) -> Tap:
     """The one tap of ``model``, shared by everybody who holds it; a model without known routers is refused."""
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-        raise UnsupportedModelError(
-            "torch.compile leaves out hooks, and with them Bayesian routing and recording: use the model as it was "
-            "before (`compiled._orig_mod`, or the model loaded again)."
-        )
+    if hasattr(model, "_orig_mod"):
+        refuse_compiled(model)
     base = unwrap(model)
     known = _taps.get(id(base))
     if known is not None:
+        if not known.in_use:
+            refuse_compiled(base)
         return known
+    refuse_compiled(base)
     architecture = architecture_of(base)
     sites = architecture.sites(base)
     if not sites:

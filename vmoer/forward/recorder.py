@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from vmoer.architectures import Architecture, RouterSite
 from vmoer.errors import VmoerError
-from vmoer.forward.decision import Decision
-from vmoer.forward.hooks import Frame, tap_of
-from vmoer.forward.trace import RoutingTrace
+from vmoer.frame import Frame
+from vmoer.generated import Recorded, end_tokens, kept, prompt_of, watching
+from vmoer.tap import tap_of
+from vmoer.trace import RoutingTrace
 
 
 class Recorder:
@@ -23,7 +24,7 @@ class Recorder:
     def __init__(self, architecture: Architecture, layers: list[int]) -> None:
         self.architecture = architecture
         self.layers = layers
-        self._calls: list[dict[str, Any]] = []
+        self._calls: list[Recorded] = []
         self._frame: Frame | None = None
         self._open: dict[int, dict[str, Tensor]] = {}
         self._real = torch.empty(0, dtype=torch.long)
@@ -73,29 +74,57 @@ class Recorder:
             return
         self._wait()
         mask = frame.mask.cpu()
-        row = torch.arange(mask.shape[0])[:, None].expand_as(mask)[mask]
-        ids = frame.token_ids.cpu()[mask] if frame.token_ids is not None else torch.full_like(row, -1)
+        row = torch.arange(mask.shape[0])[:, None].expand_as(mask)
+        example, examples = _examples(frame)
+        ids = frame.token_ids.cpu()[mask] if frame.token_ids is not None else torch.full_like(row[mask], -1)
         self._calls.append(
-            {
-                "example": row + self._rows,
-                "position": frame.position.cpu()[mask],
-                "token_id": ids,
-                "decode": torch.full_like(row, int(frame.past), dtype=torch.bool),
-                **{
-                    name: torch.stack([columns[layer][name] for layer in self.layers], dim=1)
-                    for name in columns[self.layers[0]]
+            Recorded(
+                columns={
+                    "example": example[mask] + self._rows,
+                    "position": frame.position.cpu()[mask],
+                    "token_id": ids,
+                    "decode": torch.full_like(row[mask], int(frame.past), dtype=torch.bool),
+                    **{
+                        name: torch.stack([columns[layer][name] for layer in self.layers], dim=1)
+                        for name in columns[self.layers[0]]
+                    },
                 },
-            }
+                row=row[mask],
+                slot=(torch.arange(mask.shape[1]) + frame.first_slot).expand_as(mask)[mask],
+                key=frame.sums.cpu()[mask],
+                rows=mask.shape[0],
+            )
         )
-        self._rows += mask.shape[0]
+        self._rows += examples
+
+    @contextmanager
+    def generation(self, model: Any, args: Sequence[Any], arguments: dict[str, Any]) -> Iterator[list[Any]]:
+        """A call of ``generate()``, whose output the block appends: of its passes only what it returned is kept."""
+        self._close()
+        calls, rows, prompt, output = len(self._calls), self._rows, prompt_of(args, arguments), []
+        yield output
+        self._close()
+        if len(self._calls) == calls:
+            return
+        sequences = output[0] if isinstance(output[0], Tensor) else output[0].sequences
+        columns = kept(self._calls[calls:], prompt, sequences, end_tokens(model, arguments))
+        columns["example"] += rows
+        nothing = torch.empty(0, dtype=torch.long)
+        self._calls[calls:] = [Recorded(columns, nothing, nothing, nothing, len(sequences))]
+        self._rows = rows + len(sequences)
 
     @property
     def trace(self) -> RoutingTrace:
         """Everything recorded so far; raises :class:`VmoerError` when no forward pass was seen."""
         self._close()
         if not self._calls:
-            raise VmoerError("Nothing was recorded: run the model inside the `with vmoer.record(model)` block.")
-        joined = {name: torch.cat([call[name] for call in self._calls]).numpy() for name in self._calls[0]}
+            raise VmoerError(
+                "Nothing was recorded: run the model itself inside the `with vmoer.record(model)` block (one that was "
+                "compiled or captured as a CUDA graph before does not call what records)."
+            )
+        joined = {
+            name: torch.cat([call.columns[name] for call in self._calls]).numpy() for name in self._calls[0].columns
+        }
         small = np.uint16
         return RoutingTrace(
             layers=np.asarray(self.layers),
@@ -113,8 +142,18 @@ def record(model: nn.Module) -> Iterator[Recorder]:
     """Record all routing decisions of ``model`` inside the block; works with and without Bayesian routers."""
     tap = tap_of(model)
     recorder = Recorder(tap.architecture, [site.layer for site in tap.sites])
-    with tap.listening(recorder):
+    with tap.listening(recorder), watching(tap.model, recorder.generation):
         yield recorder
+
+
+def _examples(frame: Frame) -> tuple[Tensor, int]:
+    """``[batch, length]``: the number of each token's sequence in the pass, and how many sequences there are."""
+    if frame.sequence is None:
+        rows = torch.arange(frame.mask.shape[0])
+        return rows[:, None].expand(frame.mask.shape), len(rows)
+    sequence = frame.sequence.cpu()
+    counts = sequence[:, -1] + 1
+    return sequence + (counts.cumsum(0) - counts)[:, None], int(counts.sum())
 
 
 def _columns(architecture: Architecture, site: RouterSite, decision: Decision) -> dict[str, Tensor]:

@@ -16,8 +16,9 @@ Array = NDArray[Any]
 class RoutingTrace:
     """N real tokens × M MoE layers, k experts each.
 
-    Token arrays ``[N]``: ``example`` (row number over all recorded calls), ``position`` (from 0, padding not counted),
-    ``token_id`` (−1 when the model was fed embeddings), ``decode`` (token ran against a KV cache). Decision arrays
+    Token arrays ``[N]``: ``example`` (number of the sequence over all recorded calls: a row, a sequence packed into
+    one, or a text that ``generate()`` returned), ``position`` (from 0, padding not counted), ``token_id`` (−1 when the
+    model was fed embeddings), ``decode`` (ran against a KV cache or, in ``generate()``, was generated). Decision arrays
     ``[N, M]`` or ``[N, M, k]``: ``expert_index`` by falling selection score, ``gate_weight`` as applied,
     ``selection_score`` (what ranked the chosen experts; ``None`` for families whose gates are a softmax of it),
     ``base_expert_index`` (the native router's choice for the same input), ``overlap`` (experts shared by both),

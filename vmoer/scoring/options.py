@@ -324,12 +324,15 @@ class _Passes:
         sampled = self.handle.one_draw(of_row) if self.handle is not None else nullcontext()
         expanded = self.expand(keep) if self.expand is not None else nullcontext()
         with entry, sampled, expanded:
-            return self.model(
+            logits: Tensor = self.model(
                 **{name: value.repeat(self.draws, 1) for name, value in inputs.items()},
                 past_key_values=self.cache,
                 use_cache=self.cache is not None,
                 logits_to_keep=keep,
             ).logits
+        if self.lower is not None:
+            borrow_lower_layers(self.cache, self.lower, self.split)
+        return logits
 
 
 def _unfold(logits: Tensor, copies: int) -> Tensor:

@@ -57,7 +57,8 @@ def entering_at(model: nn.Module, layer: int, hidden: Tensor) -> Iterator[None]:
     try:
         for below in layers[:layer]:
             below.__dict__["forward"] = skip
-        yield
+        with tap_of(model).leaving_out(set(range(layer))):
+            yield
     finally:
         for below, forward in zip(layers[:layer], own, strict=True):
             below.__dict__.pop("forward", None)

@@ -4,12 +4,12 @@ Plain functions that raise ``AssertionError`` with a sentence, for any test runn
 in milliseconds. Start with ``check_router`` and ``check_architecture``.
 """
 
+from vmoer.testing.caches import check_beam_search, check_drafts, check_packing, check_static_cache
 from vmoer.testing.compare import ATOL, assert_same, assert_same_decisions, hooks_of, trace_of
 from vmoer.testing.families import (
     FAMILY_CHECKS,
     check_architecture,
     check_auxiliary_loss,
-    check_beam_search,
     check_failure,
     check_generation,
     check_layers,
@@ -45,6 +45,7 @@ __all__ = [
     "check_auxiliary_loss",
     "check_batching",
     "check_beam_search",
+    "check_drafts",
     "check_failure",
     "check_generation",
     "check_identity",
@@ -52,6 +53,7 @@ __all__ = [
     "check_layers",
     "check_memory_chunks",
     "check_objective",
+    "check_packing",
     "check_padding",
     "check_restore",
     "check_round_trip",
@@ -60,6 +62,7 @@ __all__ = [
     "check_rule",
     "check_scoring",
     "check_seeds",
+    "check_static_cache",
     "check_two_models",
     "hooks_of",
     "is_stochastic",

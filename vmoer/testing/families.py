@@ -15,8 +15,9 @@ from vmoer.forward.hooks import tap_of
 from vmoer.forward.recorder import record
 from vmoer.measure.noise_floor import expert_kernels
 from vmoer.scoring.options import score_options
+from vmoer.testing.caches import check_beam_search, check_drafts, check_packing, check_static_cache
 from vmoer.testing.compare import ATOL, assert_same, assert_same_decisions, hooks_of, trace_of
-from vmoer.testing.tiny import LENGTHS, tiny_batch, tiny_model, tiny_row
+from vmoer.testing.tiny import LENGTHS, tiny_batch, tiny_model
 
 
 def check_architecture(family: str) -> None:
@@ -68,24 +69,12 @@ def check_generation(family: str) -> None:
         decoded = trace.take(trace.decode)
         assert len(trace) - len(decoded) == 8, f"{family}: prompt tokens were recorded more than once or not at all."
         assert len(decoded) == 2 * (new - 1), f"{family}: decoded tokens were recorded more than once or not at all."
-        positions = decoded.position.reshape(new - 1, 2).T.tolist()
+        positions = decoded.position.reshape(2, new - 1).tolist()
         assert positions == [[5, 6, 7], [3, 4, 5]], f"{family}: decoded positions are {positions}."
         for row, length in enumerate((5, 3)):
             text = out[row : row + 1, 5 - length : -1]
-            part = trace.take((trace.example % 2) == row)
+            part = trace.take(trace.example == row)
             assert_same_decisions(trace_of(model, {"input_ids": text}), part, f"{family}, decoded against a cache")
-
-
-def check_beam_search(family: str) -> None:
-    """Beam search runs under Bayesian routers, and each beam's tokens are recorded once."""
-    model = tiny_model(family)
-    ids = tiny_row(0)["input_ids"]
-    with _routers(family, model), torch.no_grad():
-        with record(model) as recorder:
-            out = model.generate(input_ids=ids, max_new_tokens=4, num_beams=2, do_sample=False, eos_token_id=-1)
-        trace = recorder.trace
-    assert out.shape == (1, ids.shape[1] + 4), f"{family}: beam search returned {tuple(out.shape)}."
-    assert int(trace.decode.sum()) == 2 * 3, f"{family}: {int(trace.decode.sum())} decoded tokens of two beams."
 
 
 def check_router_logits(family: str) -> None:
@@ -244,6 +233,9 @@ FAMILY_CHECKS = (
     check_layers,
     check_generation,
     check_beam_search,
+    check_drafts,
+    check_static_cache,
+    check_packing,
     check_router_logits,
     check_auxiliary_loss,
     check_scoring,

@@ -71,13 +71,19 @@ _FEATURES = """## Every family
 |---|---|
 | experts `eager` and `grouped_mm`, float32 and bfloat16 | ✓ (Llama-4 has one expert implementation) |
 | padding left, right, none; dense blocks in between | ✓ layers keep their absolute number |
-| `generate()` with a KV cache, beam search | ✓ prefill and decode told apart, no token counted twice |
+| `generate()` with a KV cache | ✓ prefill and decode told apart, no token counted twice |
+| beam search, several returned sequences | ✓ each returned sequence is one example; beams that lose are left out |
+| assisted and prompt-lookup decoding | ✓ kept tokens only, same greedy text (not offered for linear attention) |
+| `cache_implementation="static"` | ✓ same text and decisions as the default cache; refused where all attention slides |
+| sequences packed by `position_ids` | ✓ each is an example, routed as if alone; refused where the model mixes them |
 | `output_router_logits=True`, auxiliary loss | ✓ the logits that routed; loss unchanged where the family has one |
 | option scoring, predictive sampling against a shared cache | ✓ (Jamba feeds options token by token) |
 | LoRA (peft) | ✓ wrapped or not |
 | `device_map` with CPU offload (accelerate) | ✓ tested on three; Llama-4 fails natively |
 | gradient checkpointing | refused while Bayesian routers train; recording works |
-| `torch.compile` | refused: a compiled model does not call the hooks that route |
+| `torch.compile` of the model, its `forward` or a part | refused: compiled code does not call the hooks that route |
+| passes that leave layers out (early exit, replaced modules) | refused where a router that is needed did not run |
+| checkpoints that lack tensors or have too many | refused by name before anything is loaded |
 | estimator `closed-form` | softmax families only |""".splitlines()
 
 _REFUSALS = [
