@@ -70,7 +70,7 @@ def findings(settings: Settings) -> list[dict[str, Any]]:
 
 
 def model_report(source: str) -> dict[str, Any]:
-    """What VMoER can do with a model, from configuration and tensor names alone (:func:`vmoer.measure.model_report.report`)."""
+    """Return what VMoER can do with a model, from its configuration and the names and shapes of its tensors."""
     logging.set_verbosity_error()  # remarks about kernels that are not needed to look at a configuration
     return fitness.report(source)
 

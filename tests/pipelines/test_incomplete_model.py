@@ -6,8 +6,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipelines.cli import run
-from vmoer.models import available_models
+from pipelines.cli.app import run
+from vmoer.models.catalog import available_models
 from vmoer.testing import tiny_model
 
 ROUTER = "model.layers.2.mlp.gate.weight"

@@ -7,8 +7,8 @@ import torch
 
 import vmoer
 from vmoer.errors import UnsupportedModelError, VmoerError
-from vmoer.partial import entering_at, hidden_before
-from vmoer.tap import tap_of
+from vmoer.forward.hooks import tap_of
+from vmoer.scoring.upper_layers import entering_at, hidden_before
 from vmoer.testing import hooks_of, tiny_model, tiny_row
 
 INPUTS = {"input_ids": torch.tensor([[5, 9, 33, 70]])}

@@ -12,14 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import vmoer
-from vmoer.adapter import adapt, load_adapter
 from vmoer.architectures import architectures
 from vmoer.errors import CheckpointError, ModelSourceError
-from vmoer.fitness import report
-from vmoer.map_routers import fine_tune, load_map_routers
-from vmoer.models import available_models, load_model
+from vmoer.measure.model_report import report
+from vmoer.models.catalog import available_models, load_model
+from vmoer.models.weights_check import check_loading, check_weights
 from vmoer.testing import tiny_model
-from vmoer.weights_check import check_loading, check_weights
+from vmoer.training.adapter import adapt, load_adapter
+from vmoer.training.map_routers import fine_tune, load_map_routers
 
 WORLDFACTS = next(info.folder for info in available_models() if info.name == "worldfacts-moe")
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -23,19 +23,19 @@ import torch
 from torch import Tensor, nn
 
 from vmoer.architectures import Architecture, RouterSite, architecture_of, unwrap
-from vmoer.cache_history import copy_history, select_rows
-from vmoer.decision import Decision, decide, native
 from vmoer.errors import UnsupportedModelError
-from vmoer.frame import Frame, frame_of
-from vmoer.noise import TokenNoise, mix, mix_int
-from vmoer.routers.base import BayesianRouter
-from vmoer.silence import (
+from vmoer.forward.cache_history import copy_history, select_rows
+from vmoer.forward.decision import Decision, decide, native
+from vmoer.forward.frame import Frame, frame_of
+from vmoer.forward.silence import (
     refuse_capture,
     refuse_compiled,
     refuse_replica,
     refuse_silent_layers,
     refuse_silent_model,
 )
+from vmoer.rng import TokenNoise, mix, mix_int
+from vmoer.routers.base import BayesianRouter
 
 
 @dataclass

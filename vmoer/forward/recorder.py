@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from vmoer.architectures import Architecture, RouterSite
 from vmoer.errors import VmoerError
-from vmoer.frame import Frame
-from vmoer.generated import Recorded, end_tokens, kept, prompt_of, watching
-from vmoer.tap import tap_of
-from vmoer.trace import RoutingTrace
+from vmoer.forward.decision import Decision
+from vmoer.forward.frame import Frame
+from vmoer.forward.generated import Recorded, end_tokens, kept, prompt_of, watching
+from vmoer.forward.hooks import tap_of
+from vmoer.forward.trace import RoutingTrace
 
 
 class Recorder:
@@ -101,7 +102,8 @@ class Recorder:
     def generation(self, model: Any, args: Sequence[Any], arguments: dict[str, Any]) -> Iterator[list[Any]]:
         """A call of ``generate()``, whose output the block appends: of its passes only what it returned is kept."""
         self._close()
-        calls, rows, prompt, output = len(self._calls), self._rows, prompt_of(args, arguments), []
+        calls, rows, prompt = len(self._calls), self._rows, prompt_of(args, arguments)
+        output: list[Any] = []
         yield output
         self._close()
         if len(self._calls) == calls:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from vmoer.architectures import RouterSite
 from vmoer.errors import LayerSelectionError, UnknownNameError, VmoerError
 from vmoer.forward.decision import Decision
-from vmoer.forward.hooks import Frame, tap_of
+from vmoer.forward.frame import Frame
+from vmoer.forward.hooks import tap_of
 from vmoer.forward.modes import evaluation
 from vmoer.registry import unknown_name
 

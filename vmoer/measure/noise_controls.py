@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from vmoer.architectures import RouterSite
 from vmoer.errors import VmoerError
-from vmoer.forward.hooks import Frame, Mode, tap_of
+from vmoer.forward.frame import Frame
+from vmoer.forward.hooks import Mode, tap_of
 from vmoer.rng import TokenNoise, mix, mix_int
 from vmoer.scoring.options import OptionScores
 

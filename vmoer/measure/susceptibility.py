@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from vmoer.architectures import RouterSite
 from vmoer.errors import VmoerError
 from vmoer.forward.decision import Decision
-from vmoer.forward.hooks import Frame, Tap, tap_of
+from vmoer.forward.frame import Frame
+from vmoer.forward.hooks import Tap, tap_of
 from vmoer.forward.modes import evaluation
 from vmoer.rng import TokenNoise, mix, mix_int
 

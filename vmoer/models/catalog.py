@@ -23,8 +23,8 @@ from vmoer.models.folder_check import check_folder
 from vmoer.models.hub import HUB_ID, fetch_from_hub
 from vmoer.models.recipes import random_models, smollm2
 from vmoer.models.upcycle import Progress
+from vmoer.models.weights_check import check_loading, check_weights
 from vmoer.registry import unknown_name
-from vmoer.weights_check import check_loading, check_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

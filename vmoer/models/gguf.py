@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vmoer.errors import ModelSourceError
-from vmoer.weights_check import check_loading
+from vmoer.models.weights_check import check_loading
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vmoer.errors import UnsupportedModelError
-from vmoer.weights_check import check_loading
+from vmoer.models.weights_check import check_loading
 
 if TYPE_CHECKING:
     from transformers import GraniteMoeSharedForCausalLM, PreTrainedModel

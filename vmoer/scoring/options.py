@@ -301,19 +301,19 @@ class _Passes:
         return torch.cat(steps, dim=1)
 
     def _follow(self, index: Tensor) -> None:
-        """Row i of the cache continues what row ``index[i]`` had read; skipped layers know how long that is."""
+        """Row i of the cache continues what row ``index[i]`` had read."""
         assert self.cache is not None
         for layer in self.cache.layers[self.split :]:
             layer.reorder_cache(index)  # batch_select_indices is missing in layers of linear attention
         tap_of(self.model).select_running(self.cache, index)
-        if self.lower is not None:
-            borrow_lower_layers(self.cache, self.lower, self.split)
 
     def _run(self, ids: Tensor, full_mask: Tensor, mask: Tensor, keep: int) -> Tensor:
         position = (full_mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         inputs = {"input_ids": ids, "attention_mask": full_mask, "position_ids": position}
         entry: AbstractContextManager[None] = nullcontext()
         if self.split:
+            if self.lower is not None:  # layers that are skipped say how long the past is
+                borrow_lower_layers(self.cache, self.lower, self.split)
             hidden = hidden_before(
                 self.model, self.split, **inputs, past_key_values=self.lower, use_cache=self.lower is not None
             )
@@ -324,15 +324,12 @@ class _Passes:
         sampled = self.handle.one_draw(of_row) if self.handle is not None else nullcontext()
         expanded = self.expand(keep) if self.expand is not None else nullcontext()
         with entry, sampled, expanded:
-            logits: Tensor = self.model(
+            return self.model(
                 **{name: value.repeat(self.draws, 1) for name, value in inputs.items()},
                 past_key_values=self.cache,
                 use_cache=self.cache is not None,
                 logits_to_keep=keep,
             ).logits
-        if self.lower is not None:
-            borrow_lower_layers(self.cache, self.lower, self.split)
-        return logits
 
 
 def _unfold(logits: Tensor, copies: int) -> Tensor:

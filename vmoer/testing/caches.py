@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vmoer.architectures import architecture_of
+from vmoer.attach import bayesianize
 from vmoer.errors import UnsupportedModelError
-from vmoer.handle import bayesianize
-from vmoer.recorder import record
+from vmoer.forward.recorder import record
 from vmoer.testing.compare import ATOL, assert_same_decisions, trace_of
 from vmoer.testing.tiny import tiny_batch, tiny_model, tiny_row
 

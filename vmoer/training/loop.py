@@ -26,7 +26,7 @@ from torch import Tensor
 from vmoer.architectures import RouterSite
 from vmoer.errors import VmoerError
 from vmoer.forward.decision import Decision
-from vmoer.forward.hooks import Frame
+from vmoer.forward.frame import Frame
 from vmoer.forward.modes import evaluation
 from vmoer.handle import Handle
 from vmoer.rng import mix_int

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmoer import safefile
 from vmoer.errors import ModelSourceError
-from vmoer.modelfolder import INDEX
+from vmoer.models import safetensors_check as safefile
+from vmoer.models.folder_check import INDEX
 
 _SHOWN = 3
 _EXPERT = re.compile(r"(.*\bexperts\.)(\d+)(\..+)")

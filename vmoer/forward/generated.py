@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vmoer.errors import VmoerError
-from vmoer.noise import prefix_keys
+from vmoer.rng import prefix_keys
 
 Watcher = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], AbstractContextManager[list[Any]]]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmoer.cache_history import recall, remember
 from vmoer.errors import UnsupportedModelError
-from vmoer.noise import mix, prefix_keys
+from vmoer.forward.cache_history import recall, remember
+from vmoer.rng import mix, prefix_keys
 
 
 @dataclass

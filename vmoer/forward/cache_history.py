@@ -36,7 +36,7 @@ class _Following:
         self._name = name
 
     def __call__(self, *args: Any, **arguments: Any) -> None:
-        cache = self._cache()
+        cache: Any = self._cache()
         getattr(type(cache), self._name)(cache, *args, **arguments)
         history = getattr(cache, _NAME)
         sums = history.sums
