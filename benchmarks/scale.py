@@ -73,8 +73,9 @@ def unit(quick: bool) -> list[Row]:
 
     from pipelines.experiment.batches import Work
     from pipelines.preparation.setup import prepare_experiment, prepare_run
-    from pipelines.session.batching import by_size, padded, prompt_of
+    from pipelines.session.batching import by_size, padded
     from pipelines.session.inputs import Inputs
+    from pipelines.session.model_input import tokens_of
     from pipelines.session.scoring import token_budget
     from pipelines.session.session import Session
     from pipelines.settings import Settings
@@ -98,7 +99,7 @@ def unit(quick: bool) -> list[Row]:
         facts = 0
         for batch in trace.plan(session, run):
             questions = session.inputs.sets[0].questions[batch.payload["first"] : batch.payload["last"]]
-            rows = [resident.tokenizer(prompt_of(spec, resident.tokenizer, one))["input_ids"] for one in questions]
+            rows = [tokens_of(spec, resident, one).prompt for one in questions]
             inputs = [padded([rows[place] for place in part], "cpu") for part in by_size(rows, budget)]
             with evaluation(resident.model), torch.inference_mode(), clock() as took:
                 for one in inputs:

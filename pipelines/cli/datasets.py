@@ -42,6 +42,7 @@ def question_set_rows(path: Path | None) -> list[dict[str, Any]]:
                 "built_in": name or None,
                 "role": role or None,
                 "n": len(found.questions),
+                "left_out": list(found.left_out),
                 "options": max(len(question.choices) for question in found.questions),
                 "source": found.source,
                 "content_sha256": found.content_sha256,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pipelines import console
 from pipelines.cli.root import Device, Json
-from pipelines.inspection.command import rows_of
+from pipelines.inspection.command import rows_of, shown_prompt
 from pipelines.settings import load_settings
 
 
@@ -31,6 +31,9 @@ def inspect(
     position: Annotated[int, typer.Option(min=0, help="Token of `why`, counted from 0.")] = 0,
     algorithm: Annotated[str, typer.Option(help="ablation, or shapley, which adds up.")] = "ablation",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the routing samples.")] = 0,
+    show_prompt: Annotated[
+        bool, typer.Option("--show-prompt", help="Print the text the model reads with its token ids, nothing else.")
+    ] = False,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
@@ -38,5 +41,20 @@ def inspect(
     values = {"model": model, "prompts": [text], "samples": samples, "new_tokens": new_tokens, "seed": seed}
     why = {"layer": at_layer, "position": position, "quantity": quantity, "algorithm": algorithm}
     settings = replace(load_settings(), device=device)
+    if show_prompt:
+        _print_prompt(shown_prompt(values, settings, quiet=json_), json_)
+        return
     rows = rows_of(values, why, method, routers, layers, show, settings, quiet=json_)
     console.print_rows(rows, json_, "the prompt has no tokens")
+
+
+def _print_prompt(shown: dict[str, Any], as_json: bool) -> None:
+    """The text as it is, line by line, and its tokens as a table; or all of it as JSON."""
+    if as_json:
+        console.print_json(shown)
+        return
+    for line in shown["text"].split("\n"):
+        print(console.clean(line))
+    tokens = enumerate(zip(shown["token_ids"], shown["tokens"], strict=True))
+    rows = [{"position": place, "token_id": number, "token": token} for place, (number, token) in tokens]
+    console.print_rows(rows, as_json, "the prompt has no tokens")

@@ -16,6 +16,8 @@ from pipelines.spec.model import DataSource
 from pipelines.stages.susceptibility import floor_rows
 from vmoer.measure import noise_floor
 from vmoer.metrics.bootstrap import N_RESAMPLES
+from vmoer.models.context_limit import refuse_too_long
+from vmoer.scoring.answer_tokens import prompt_tokens
 from vmoer.scoring.token_budget import TokenBudget
 
 _BATCH_TOKENS = 4096
@@ -46,7 +48,8 @@ def noise_floor_rows(model: str, prompts: str | None, limit: int, device: str) -
     questions = load_questions(DataSource(**where, limit=limit)).questions
     texts = [likelihood_prompt(item.question) if item.answered else item.question for item in questions]
     native, tokenizer = load(model, device=None if device == "auto" else device, build=True)
-    rows = [tokenizer(text)["input_ids"] for text in texts]
+    rows = [prompt_tokens(tokenizer, text) for text in texts]
+    refuse_too_long(native.config, [len(row) for row in rows], "prompts")
     groups = by_size(rows, TokenBudget(_BATCH_TOKENS))
     batches = [padded([rows[place] for place in group], str(native.device)) for group in groups]
     return floor_rows(noise_floor.measure(native, batches), N_RESAMPLES, 0)

@@ -47,6 +47,7 @@ _MEANING = {
     "Spec.noise": "the susceptibility stage",
     "Spec.leverage": "the leverage stage",
     "Spec.dtype": "of the weights: auto, float32, bfloat16 or float16; routing is float32 always",
+    "Spec.truncate": "left: cut the first tokens of prompts longer than the model can read; left out: refuse them",
     "Spec.store_text": "store prompts, options and token texts (hashes are stored always)",
     "Spec.batch_tokens": "prompt tokens of a forward pass; on a GPU up to four times as many, as its memory allows",
     "Spec.bootstrap": "resamples behind every interval",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-LETTERS = "ABCDEFGHIJ"
+from pipelines.option_rules import LETTERS
+
 _INSTRUCTION = "Answer the multiple-choice question with the letter of the right option only."
 
 
@@ -20,9 +21,9 @@ def likelihood_option(option: str) -> str:
 
 
 def letter_question(question: str, choices: Sequence[str]) -> str:
-    """A question with its lettered options, ending in ``Answer:``; at most ten options."""
+    """A question with its lettered options, ending in ``Answer:``; at most 26 options."""
     lines = [f"Question: {question}", "Choices:"]
-    lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS[: len(choices)], choices, strict=True)]
     return "\n".join([*lines, "Answer:"])
 
 

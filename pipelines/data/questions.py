@@ -23,6 +23,7 @@ from pipelines.data import worldfacts
 from pipelines.data.hub import hub_rows
 from pipelines.data.prompt_files import parse_prompts
 from pipelines.errors import DataError
+from pipelines.option_rules import check_letters, check_options, refuse_many, repeats
 from pipelines.settings import Settings, load_settings
 from pipelines.spec.model import DataSource, Role, Spec, resolve_path
 from pipelines.spec.runs import expand
@@ -52,13 +53,17 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """The questions an experiment uses from one source, in order, with the hash of what they say."""
+    """The questions an experiment uses from one source, in order, with the hash of what they say.
+
+    ``left_out`` are the ids of questions whose options repeat (:mod:`pipelines.option_rules`).
+    """
 
     name: str
     role: Role
     source: str
     questions: tuple[Question, ...]
     normalise: bool = True
+    left_out: tuple[str, ...] = ()
 
     @property
     def content_sha256(self) -> str:
@@ -89,6 +94,8 @@ def load_all(spec: Spec, folders: Sequence[str] = (), settings: Settings | None 
                 f"{item.source} holds prompts without answers, and {asks[0]} needs answers; use `stages: "
                 f"[{', '.join(UNANSWERED)}]` and `controls: []`, or give questions with choices"
             )
+        if spec.scoring == "letter":
+            check_letters((len(question.choices) for question in item.questions), item.source)
     names = [item.name for item in sets]
     for name in names:
         if names.count(name) > 1:
@@ -120,6 +127,9 @@ def load_questions(
     if not kept:
         reason = f"no question matches {source.where}" if source.where and seen else "it has no questions"
         raise DataError(f"{shown}: {reason}")
+    left_out = tuple(question.id for question in kept if repeats(question.choices))
+    refuse_many(left_out, len(kept), shown)
+    kept = [question for question in kept if not repeats(question.choices)]
     if source.limit is not None or source.skip is not None:
         kept = sorted(kept, key=lambda item: hashlib.sha256(item.id.encode()).digest())
         if source.skip is not None and source.skip >= len(kept):
@@ -133,7 +143,7 @@ def load_questions(
     if source.where and source.label is None:
         name = ".".join([name, *(_slug(value) for value in source.where.values())])
     normalised = normalise if source.normalise is None else source.normalise
-    return QuestionSet(source.label or name, role, shown, tuple(kept), normalised)
+    return QuestionSet(source.label or name, role, shown, tuple(kept), normalised, left_out)
 
 
 def tenth(identifier: str) -> int:
@@ -229,15 +239,12 @@ def _parquet(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
 
 
 def _question(row: dict[str, Any], where: str, max_chars: int) -> Question:
-    identifier, text, choices, answer = (row.get(column) for column in COLUMNS)
+    identifier, text, given, answer = (row.get(column) for column in COLUMNS)
     if not isinstance(identifier, str) or not identifier or len(identifier) > 500:
         raise DataError(f"{where}: id must be text of 1 to 500 characters")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: question is empty")
-    if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= 10:
-        raise DataError(f"{where}: choices must be a list of 2 to 10 options")
-    if not all(isinstance(choice, str) and choice.strip() for choice in choices):
-        raise DataError(f"{where}: an option is empty or not text")
+    choices = check_options(given, where)
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise DataError(f"{where}: answer must be a 0-based index below {len(choices)} (found {answer!r})")
     for value in (identifier, text, *choices):
@@ -247,7 +254,7 @@ def _question(row: dict[str, Any], where: str, max_chars: int) -> Question:
             value.encode()
         except UnicodeEncodeError:
             raise DataError(f"{where}: a text holds a lone surrogate, which is no character") from None
-    return Question(identifier, text, tuple(choices), answer)
+    return Question(identifier, text, choices, answer)
 
 
 def _slug(text: str) -> str:

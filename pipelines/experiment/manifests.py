@@ -96,6 +96,7 @@ def begin_run(session: Session, run: RunPlan, setup: Setup) -> RunManifest:
             "run": run.to_json(),
             "routing": setup.card,
             "base": setup.base,
+            "texts": session.texts(),
             "normalise": {item.name: item.normalise for item in inputs.sets},
             "versions": versions(),
             "commit": commit(),

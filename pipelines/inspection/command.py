@@ -9,9 +9,9 @@ from typing import Any
 
 from pipelines import console
 from pipelines.errors import SpecError
-from pipelines.inspection.compute import inspect
-from pipelines.jobs.inspections import parse_request
-from pipelines.model.resident import kept
+from pipelines.inspection.compute import Tell, inspect, prompt_ids
+from pipelines.jobs.inspections import Request, parse_request
+from pipelines.model.resident import Resident, kept
 from pipelines.settings import Settings
 
 SHOWS = ("routing", "next", "why")
@@ -42,16 +42,8 @@ def rows_of(
     if not named and not method:
         raise SpecError("--routers names a checkpoint: say with --method which method it is of")
     request = parse_request(asked, settings, any_model=True)
-    said = ""
-
-    def tell(_done: int, _total: int, message: str) -> None:
-        nonlocal said
-        if message != said and not quiet:
-            console.say(message)
-        said = message
-
-    path = Path(request.model).expanduser()
-    resident = kept(str(path.absolute()) if os.path.isdir(path) else request.model, "auto", settings, tell)
+    tell = _teller(quiet)
+    resident = _resident(request, settings, tell)
     summary, decisions = inspect(resident, request, settings, tell, None if named else Path(routers))
     last = method or "deterministic"
     heads = summary["methods"][last]["heads"]
@@ -66,6 +58,33 @@ def rows_of(
             for candidate in entry["candidates"]
         ]
     return [_routing(row) for row in decisions if row["method"] == last]
+
+
+def shown_prompt(values: Mapping[str, Any], settings: Settings, quiet: bool) -> dict[str, Any]:
+    """Return the text that the model reads, its ``token_ids``, and each token as text; nothing is computed."""
+    request = parse_request(values, settings, any_model=True)
+    resident = _resident(request, settings, _teller(quiet))
+    ids = prompt_ids(resident, request.prompts[0], request, settings)
+    tokens = [resident.tokenizer.decode([token]) for token in ids]
+    return {"text": request.prompts[0], "token_ids": ids, "tokens": tokens}
+
+
+def _teller(quiet: bool) -> Tell:
+    """What says each new message once, unless ``quiet``."""
+    said = ""
+
+    def tell(_done: int, _total: int, message: str) -> None:
+        nonlocal said
+        if message != said and not quiet:
+            console.say(message)
+        said = message
+
+    return tell
+
+
+def _resident(request: Request, settings: Settings, tell: Tell) -> Resident:
+    path = Path(request.model).expanduser()
+    return kept(str(path.absolute()) if os.path.isdir(path) else request.model, "auto", settings, tell)
 
 
 def _routing(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,9 @@ from vmoer.forward.trace import RoutingTrace
 from vmoer.handle import Handle
 from vmoer.layers import describe
 from vmoer.measure.attribution import attribute
+from vmoer.models.context_limit import context_limit
 from vmoer.routers.base import routers
+from vmoer.scoring.answer_tokens import prompt_tokens
 from vmoer.scoring.samples import SampledRouting, sample_routing
 
 #: ``tell(done, total, message)``; may raise to stop
@@ -47,7 +49,7 @@ def inspect(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """``(summary, decisions)`` of a request; the model is left as it was. ``folder`` is a router checkpoint to use."""
     started = time.monotonic()
-    encoded = [_encode(resident, text, request, settings) for text in request.prompts]
+    encoded = [prompt_ids(resident, text, request, settings) for text in request.prompts]
     summary: dict[str, Any] = {
         "model": request.model,
         "synthetic": bool(resident.identity["synthetic"]),
@@ -163,15 +165,22 @@ def applied(
             yield handle, {"heads": heads, "layers": handle.layers}
 
 
-def _encode(resident: Resident, text: str, request: Request, settings: Settings) -> list[int]:
-    ids = [int(token) for token in resident.tokenizer(text)["input_ids"]]
+def prompt_ids(resident: Resident, text: str, request: Request, settings: Settings) -> list[int]:
+    """Token ids of a prompt of the request as the model reads them; refused where they are none or too many."""
+    ids = prompt_tokens(resident.tokenizer, text)
     place = "the prompt" if len(request.prompts) == 1 else f"prompt {request.prompts.index(text) + 1}"
     if not ids:
         raise DataError(f"{place} has no tokens")
-    longest = getattr(resident.model.config, "max_position_embeddings", None)
-    most = min(settings.live_tokens, (longest or settings.live_tokens) - request.new_tokens)
-    if len(ids) > most:
-        raise DataError(f"{place} has {len(ids):,} tokens; at most {most:,} are inspected live (VMOER_LIVE_TOKENS)")
+    if len(ids) > settings.live_tokens:
+        raise DataError(
+            f"{place} has {len(ids):,} tokens; at most {settings.live_tokens:,} are inspected live (VMOER_LIVE_TOKENS)"
+        )
+    longest, new = context_limit(resident.model.config), request.new_tokens
+    if longest is not None and len(ids) + new > longest:
+        raise DataError(
+            f"{place} has {len(ids):,} tokens{f', with {new:,} new ones' if new else ''}; {request.model} can read "
+            f"{longest:,}"
+        )
     return ids
 
 

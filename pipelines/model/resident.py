@@ -59,7 +59,10 @@ def kept(source: str, dtype_name: str, settings: Settings, report: Callable[[int
 def load(source: str, **arguments: Any) -> tuple[Any, Any]:
     """:func:`vmoer.load_model` without the bars that transformers prints over ours."""
     logging.disable_progress_bar()
-    return vmoer.load_model(source, **arguments)
+    model, tokenizer = vmoer.load_model(source, **arguments)
+    # what is too long is counted, and refused or cut, by us; its own warning would promise errors
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return model, tokenizer
 
 
 class Resident:

@@ -45,7 +45,11 @@ class Setup:
 
 
 def prepare_experiment(session: Session) -> dict[str, list[int]]:
-    """Train the base if it is missing, and choose the layers of every method; the session keeps and returns them."""
+    """Train the base if it is missing, and choose the layers of every method; the session keeps and returns them.
+
+    Texts that are longer than the model can read are refused before anything is computed.
+    """
+    session.texts()
     ensure_base(session, session.spec.base)
     methods = [method for method in session.spec.methods if method != "deterministic"]
     session.layers = {method: choose(session, method) for method in methods}

@@ -22,11 +22,13 @@ from pipelines.preparation.controls import tuned_noise
 from pipelines.session.batching import encode_batches
 from pipelines.session.checkpoints import router_folder
 from pipelines.session.inputs import Inputs
+from pipelines.session.model_input import check_lengths
 from pipelines.session.session import Session
 from pipelines.spec.model import DataSource, FineTuning, Spec, Training
 from store.files import TEMPORARY_SUFFIX, write_text
 from vmoer import bayesianize
 from vmoer.methods import has_kl
+from vmoer.models.context_limit import context_limit
 from vmoer.routers.base import routers
 from vmoer.training.adapter import adapt
 from vmoer.training.config import Example, TrainingConfig, TrainingResult, encode
@@ -165,7 +167,7 @@ def read_log(folder: Path) -> Log:
 
 def _train(session: Session, learner: Learner, part: FineTuning, folder: Path) -> TrainingResult:
     sets = [_questions(session.inputs, source) for source in (part.data, part.validation)]
-    examples, validation = (_encoded(session.resident, found, part.loss == "choice") for found in sets)
+    examples, validation = (_encoded(session, found, part.loss == "choice") for found in sets)
     values = part.model_dump(exclude={"data", "validation", "tune_noise"})
     if not isinstance(part, Training):
         values["sampling_seed"] = part.data_seed
@@ -193,7 +195,7 @@ def _questions(inputs: Inputs, source: DataSource) -> QuestionSet:
     return found
 
 
-def _encoded(resident: Resident, found: QuestionSet, choice: bool) -> list[Example]:
+def _encoded(session: Session, found: QuestionSet, choice: bool) -> list[Example]:
     prompts = [likelihood_prompt(question.question) for question in found.questions]
     answers = [likelihood_option(question.choices[question.answer]) for question in found.questions]
     wrong = None
@@ -202,7 +204,16 @@ def _encoded(resident: Resident, found: QuestionSet, choice: bool) -> list[Examp
             [likelihood_option(text) for place, text in enumerate(question.choices) if place != question.answer]
             for question in found.questions
         ]
-    return encode(resident.tokenizer, prompts, answers, wrong)
+    resident, spec = session.resident, session.spec
+    examples = encode(resident.tokenizer, prompts, answers, wrong)
+    most = context_limit(resident.model.config)
+    names = [question.id for question in found.questions]
+    lengths = list(zip(names, (example.longest for example in examples), strict=True))
+    cut = check_lengths(lengths, most, spec.truncate, found.source, spec.model)
+    if cut:
+        session.note(f"{found.source}: {len(cut)} training texts without the first tokens of their prompts")
+        examples = encode(resident.tokenizer, prompts, answers, wrong, most)
+    return examples
 
 
 def _refuse_overlap(found: QuestionSet, sets: Sequence[QuestionSet]) -> None:

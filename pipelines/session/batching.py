@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
-from pipelines.data.prompts import letter_prompt, likelihood_option, likelihood_prompt
-from pipelines.data.questions import Question
 from pipelines.model.resident import Resident
 from pipelines.session.inputs import Inputs, chunks
-from pipelines.spec.model import Spec
+from pipelines.session.model_input import tokens_of
 from vmoer.scoring.token_budget import TokenBudget
-
-
-def prompt_of(spec: Spec, tokenizer: Any, question: Question) -> str:
-    """The prompt of a question under the spec's scoring; a prompt without answers as it is."""
-    if not question.answered:
-        return question.question
-    if spec.scoring == "likelihood":
-        return likelihood_prompt(question.question)
-    return letter_prompt(question.question, question.choices, tokenizer)
 
 
 def encode_batches(
@@ -34,10 +22,10 @@ def encode_batches(
     for first, last, _ in chunks(questions, inputs.spec.batch_tokens):
         rows = []
         for question in questions[first:last]:
-            ids = resident.tokenizer(prompt_of(inputs.spec, resident.tokenizer, question))["input_ids"]
+            tokens = tokens_of(inputs.spec, resident, question)
+            ids = tokens.prompt
             if answers and question.answered:
-                text = likelihood_option(question.choices[question.answer])
-                ids = ids + resident.tokenizer(text, add_special_tokens=False)["input_ids"]
+                ids = tokens.contexts[question.answer] + tokens.answers[question.answer]
             rows.append(ids)
         batches.append(padded(rows, resident.device_name))
     return batches

@@ -11,26 +11,17 @@ from typing import Any
 
 import torch
 
-from pipelines.data.prompts import letter_options, likelihood_option
 from pipelines.data.questions import Question
-from pipelines.session.batching import prompt_of
 from pipelines.session.inputs import STEP_PASSES, tokens_about
+from pipelines.session.model_input import tokens_of
 from pipelines.session.session import Session
-from pipelines.spec.model import Spec
-from vmoer.scoring.options import OptionScores, score_options
+from vmoer.scoring.options import OptionScores, score_tokens
 from vmoer.scoring.token_budget import TokenBudget, device_memory, probe
 
 
 def score(session: Session, questions: Sequence[Question], samples: int = 1, **arguments: Any) -> list[OptionScores]:
     """One :class:`OptionScores` per question; ``handle`` or ``expand`` say what is sampled."""
     return _score(session, questions, token_budget(session), samples=samples, **arguments)
-
-
-def answer_texts(spec: Spec, tokenizer: Any, question: Question) -> list[str]:
-    """What is scored behind a question's prompt, one text per option: its words, or its letter."""
-    if spec.scoring == "likelihood":
-        return [likelihood_option(choice) for choice in question.choices]
-    return letter_options(len(question.choices), bool(getattr(tokenizer, "chat_template", None)))
 
 
 def token_budget(session: Session) -> TokenBudget:
@@ -66,15 +57,10 @@ def _refuse(sentence: str) -> None:
 def _score(
     session: Session, questions: Sequence[Question], budget: TokenBudget, **arguments: Any
 ) -> list[OptionScores]:
-    spec, tokenizer = session.spec, session.resident.tokenizer
-    prompts = [prompt_of(spec, tokenizer, question) for question in questions]
-    options = [answer_texts(spec, tokenizer, question) for question in questions]
-    return score_options(
+    return score_tokens(
         session.resident.model,
-        tokenizer,
-        prompts,
-        options,
-        positions=spec.predictive_positions,
+        [tokens_of(session.spec, session.resident, question) for question in questions],
+        positions=session.spec.predictive_positions,
         batch_tokens=budget,
         **arguments,
     )

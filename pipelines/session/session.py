@@ -19,6 +19,7 @@ from pipelines.model.resident import Applied, Resident, kept
 from pipelines.session.batching import encode_batches
 from pipelines.session.checkpoints import router_folder
 from pipelines.session.inputs import Inputs
+from pipelines.session.model_input import described
 from pipelines.spec.model import Spec, resolve_path
 from pipelines.spec.runs import RunPlan
 from store.catalog import find_manifest
@@ -63,6 +64,14 @@ class Session:
         path = resolve_path(self.spec.model, self.inputs.folders)
         source = str(path.absolute()) if os.path.isdir(path) else self.spec.model
         return kept(source, self.spec.dtype, self.inputs.settings, lambda *told: self.report(*told))
+
+    def texts(self) -> dict[str, dict[str, Any]]:
+        """Return what the card says of the texts of each question set; refused where the model cannot read some."""
+
+        def describe() -> dict[str, dict[str, Any]]:
+            return {item.name: described(self.spec, self.resident, item, self.note) for item in self.inputs.sets}
+
+        return dict(self.remember("texts", describe))
 
     def remember(self, key: str, make: Callable[[], Any]) -> Any:
         """Return ``make()`` of the first time a key is asked for in this process."""

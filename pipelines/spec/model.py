@@ -246,6 +246,8 @@ class Spec(_Part):
     noise: Noise = Noise()
     leverage: Leverage = Leverage()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    # came later: left out where it is not used, so that older specs keep their identity
+    truncate: Literal["left"] | None = Field(default=None, exclude_if=lambda value: value is None)
     store_text: bool = False
     batch_tokens: Annotated[int, Field(ge=64, le=4_194_304)] = 2048
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000

@@ -67,6 +67,7 @@ class Parts:
         decides |= {"name": name}
         if name != "adapter":
             decides |= {"map": spec["map_routers"] if name == "map" or spec["base"] == "map" else None}
+        decides |= {key: spec[key] for key in ("truncate",) if key in spec}
         if name not in ("adapter", "map"):
             method = name.removesuffix(".beta-zero")
             measured_on = spec["data"]["validation"] or spec["data"]["id"]

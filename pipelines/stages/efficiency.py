@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from pipelines.session.batching import encode_batches, prompt_of
-from pipelines.session.scoring import answer_texts
+from pipelines.session.batching import encode_batches
+from pipelines.session.model_input import tokens_of
 from pipelines.session.session import Session
 from pipelines.spec.runs import RunPlan
 from pipelines.stages import Batch, Columns, columns
@@ -96,13 +96,10 @@ def _formulas(session: Session, run: RunPlan, head: BayesianRouter) -> list[dict
 
 def _lengths(session: Session) -> tuple[float, float]:
     """Mean tokens of a prompt, and of its options that are run after it, over the first ID questions."""
-    tokenizer = session.resident.tokenizer
-    prompts = answers = 0
     questions = session.inputs.in_distribution.questions[:QUESTIONS]
-    for question in questions:
-        options = answer_texts(session.spec, tokenizer, question)
-        prompts += len(tokenizer(prompt_of(session.spec, tokenizer, question))["input_ids"])
-        answers += sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) - 1 for text in options)
+    texts = [tokens_of(session.spec, session.resident, question) for question in questions]
+    prompts = sum(len(tokens.prompt) for tokens in texts)
+    answers = sum(len(answer) - 1 for tokens in texts for answer in tokens.answers)
     return prompts / len(questions), answers / len(questions)
 
 

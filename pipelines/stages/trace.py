@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 import vmoer
-from pipelines.session.batching import by_size, padded, prompt_of
+from pipelines.session.batching import by_size, padded
 from pipelines.session.inputs import steps
+from pipelines.session.model_input import prompt_of, tokens_of
 from pipelines.session.scoring import token_budget
 from pipelines.session.session import Session
 from pipelines.spec.runs import RunPlan
@@ -43,7 +44,7 @@ def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Column
     questions = item.questions[batch.payload["first"] : batch.payload["last"]]
     session.apply(run)
     prompts = [prompt_of(session.spec, resident.tokenizer, question) for question in questions]
-    rows = [resident.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    rows = [tokens_of(session.spec, resident, question).prompt for question in questions]
     budget = token_budget(session)
     order: list[int] = []
     with evaluation(resident.model), torch.inference_mode(), vmoer.record(resident.model) as recorder:

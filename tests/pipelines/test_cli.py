@@ -162,3 +162,15 @@ def test_inspect_prints_one_row_per_token_and_layer(tmp_path: Path) -> None:
     rows = json.loads(done.stdout)
     assert [row["layer"] for row in rows[:4]] == [0, 1, 0, 1]
     assert all(row["experts"] == row["native_experts"] for row in rows)
+
+
+@pytest.mark.slow
+def test_inspect_shows_the_prompt_with_its_token_ids_and_computes_nothing(tmp_path: Path) -> None:
+    asked = ("inspect", "Question: Where is Paris?\nAnswer:", "--show-prompt")
+    shown = json.loads(vmoer(tmp_path, *asked, "--json").stdout)
+    assert shown["text"] == asked[1]
+    assert "".join(shown["tokens"]) == asked[1]
+    assert len(shown["token_ids"]) == len(shown["tokens"])
+    printed = vmoer(tmp_path, *asked).stdout.splitlines()
+    assert printed[:2] == ["Question: Where is Paris?", "Answer:"]
+    assert [line.split()[1] for line in printed[3:]] == [str(token) for token in shown["token_ids"]]

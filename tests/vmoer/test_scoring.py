@@ -22,11 +22,12 @@ class Words:
 
 
 class Letters(Words):
-    """Like :class:`Words`, but ' A' is one token."""
+    """Like :class:`Words`, but ' A' at the end of a text is one token."""
 
     def __call__(self, text, add_special_tokens=True):
-        if len(text) == 2 and text[0] == " ":
-            return {"input_ids": [3 + ord(text[1]) % 90]}
+        if text[-2:-1] == " ":
+            ids = super().__call__(text[:-2], add_special_tokens)["input_ids"]
+            return {"input_ids": [*ids, 3 + ord(text[-1]) % 90]}
         return super().__call__(text, add_special_tokens)
 
 

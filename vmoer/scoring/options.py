@@ -9,9 +9,10 @@ be averaged: that is the ``predictive`` estimator. It samples routing at *all* p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from string import ascii_uppercase
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,30 +21,20 @@ from torch import Tensor, nn
 
 from vmoer.devices import running_device
 from vmoer.errors import UnknownNameError, VmoerError
-from vmoer.forward.hooks import tap_of
 from vmoer.forward.modes import evaluation
+from vmoer.models.context_limit import refuse_too_long
 from vmoer.registry import unknown_name
+from vmoer.scoring.answer_tokens import AnswerTokens, answer_tokens
 from vmoer.scoring.likelihood import log_probabilities_of
+from vmoer.scoring.passes import Passes, Sampler, averaged_prefix, left_padded, right_padded
 from vmoer.scoring.token_budget import TokenBudget
-from vmoer.scoring.upper_layers import borrow_lower_layers, entering_at, fork_cache, hidden_before
+
+#: most options behind one pass over a prompt, whose keys and values are copied for each
+_TOGETHER = 10
 
 Normalise = Literal["mean", "sum"]
 Positions = Literal["all", "scored"]
 Progress = Callable[[int, int], None]
-
-
-class Sampler(Protocol):
-    """What can be sampled in the layers of a model: Bayesian routers (a ``Handle``) or a control's noise."""
-
-    @property
-    def layers(self) -> list[int]: ...
-
-    @property
-    def support(self) -> int | None: ...
-
-    def one_draw(self, sample_ids: Tensor | None = None, stream: int = 0) -> AbstractContextManager[None]: ...
-
-    def averaged(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True)
@@ -65,8 +56,11 @@ class OptionScores:
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class _Item:
+    """Options of one text that share a context: all of them, unless the tokenizer joins some to the prompt's end."""
+
     number: int
+    places: list[int]
     prompt: list[int]
     options: list[list[int]]
 
@@ -77,6 +71,26 @@ def score_options(
     prompts: Sequence[str],
     options: Sequence[Sequence[str]],
     *,
+    special_tokens: bool = True,
+    **arguments: Any,
+) -> list[OptionScores]:
+    """Log-likelihood of each option as continuation of its prompt, in the order given.
+
+    Option texts carry their own leading space; their tokens are those of prompt + option after the prompt's own
+    (:mod:`vmoer.scoring.answer_tokens`). ``special_tokens=False`` is for prompts that a chat template has rendered. Other
+    arguments as :func:`score_tokens`.
+    """
+    texts = [
+        answer_tokens(tokenizer, prompt, answers, special_tokens, f"prompt {number}")
+        for number, (prompt, answers) in enumerate(zip(prompts, options, strict=True))
+    ]
+    return score_tokens(model, texts, **arguments)
+
+
+def score_tokens(
+    model: nn.Module,
+    texts: Sequence[AnswerTokens],
+    *,
     handle: Sampler | None = None,
     samples: int = 1,
     expand: Callable[[int], AbstractContextManager[None]] | None = None,
@@ -84,40 +98,39 @@ def score_options(
     batch_tokens: int | TokenBudget = 4096,
     progress: Progress | None = None,
 ) -> list[OptionScores]:
-    """Log-likelihood of each option as continuation of its prompt, in the order given.
+    """Log-likelihood of the answers of each text, in the order given.
 
-    Option texts carry their own leading space. ``samples > 1`` needs ``handle`` (routing samples 0 … samples − 1) or
-    ``expand``, a context that makes the model answer every row ``samples`` times
-    (:mod:`vmoer.measure.noise_controls`). ``positions`` says where the samples differ: at all positions, or, cheaper
-    and not the same, only at those that are scored. An ensemble has as many samples as members and yields no more.
-    A pass holds at most ``batch_tokens`` prompt tokens; where that is too much, it is done in halves.
+    ``samples > 1`` needs ``handle`` (routing samples 0 … samples − 1) or ``expand``, a context that makes the model
+    answer every row ``samples`` times (:mod:`vmoer.measure.noise_controls`). ``positions`` says where the samples
+    differ: at all positions, or, cheaper and not the same, only at those that are scored. An ensemble has as many
+    samples as members and yields no more. A pass holds at most ``batch_tokens`` prompt tokens; where that is too much,
+    it is done in halves. Texts longer than the model can read are refused.
     """
     if positions not in get_args(Positions):
         raise UnknownNameError(unknown_name("choice of positions", positions, list(get_args(Positions))))
     if samples > 1 and handle is None and expand is None:
         raise VmoerError("More than one sample needs Bayesian routers (a handle) or a noise control.")
-    encoded = [
-        _encode(tokenizer, i, prompt, texts) for i, (prompt, texts) in enumerate(zip(prompts, options, strict=True))
-    ]
+    refuse_too_long(model.config, [text.longest for text in texts], "texts")
     if handle is not None and handle.support is not None:
         samples = min(samples, handle.support)
-    results: list[OptionScores | None] = [None] * len(encoded)
+    items = [item for number, text in enumerate(texts) for item in _items(number, text)]
+    found: list[list[tuple[list[int], OptionScores]]] = [[] for _ in texts]
     budget = batch_tokens if isinstance(batch_tokens, TokenBudget) else TokenBudget(batch_tokens)
     repeated = min(samples, 8)
 
-    def work(batch: Sequence[_Encoded]) -> list[OptionScores]:
+    def work(batch: Sequence[_Item]) -> list[OptionScores]:
         return _score(model, batch, handle, samples, expand, positions, budget.tokens)
 
     done = 0
     with evaluation(model), torch.inference_mode():
-        for batch in _batches(encoded, budget, repeated):
+        for batch in _batches(items, budget, repeated):
             for part, scored in budget.passes(batch, _prompt_tokens, work, repeated):
                 for item, result in zip(part, scored, strict=True):
-                    results[item.number] = result
+                    found[item.number].append((item.places, result))
             done += len(batch)
             if progress is not None:
-                progress(done, len(encoded))
-    return [result for result in results if result is not None]
+                progress(done, len(items))
+    return [_joined(parts) for parts in found]
 
 
 def score_letters(
@@ -127,33 +140,47 @@ def score_letters(
     n_options: Sequence[int],
     **arguments: Any,
 ) -> list[OptionScores]:
-    """Log-probability of the letters A, B, C … as the token after each prompt; arguments as :func:`score_options`."""
-    letters = [[f" {chr(65 + i)}" for i in range(n)] for n in n_options]
+    """Log-probability of the letters A, B, C … as the token after each prompt; arguments as :func:`score_options`.
+
+    There are 26 letters, so that is the most options.
+    """
+    if max(n_options, default=0) > len(ascii_uppercase):
+        raise VmoerError(f"{max(n_options)} options are more than there are letters; use likelihood scoring.")
+    letters = [[f" {letter}" for letter in ascii_uppercase[:n]] for n in n_options]
     scored = score_options(model, tokenizer, prompts, letters, **arguments)
     if any((result.n_tokens != 1).any() for result in scored):
         raise VmoerError("This tokenizer splits ' A' into several tokens; use likelihood scoring.")
     return scored
 
 
-def _encode(tokenizer: Any, number: int, prompt: str, options: Sequence[str]) -> _Encoded:
-    ids = tokenizer(prompt)["input_ids"]
-    if not ids:
-        raise VmoerError(f"Prompt {number} is empty: there is nothing to route.")
-    encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in options]
-    empty = [i for i, option in enumerate(encoded) if not option]
-    if empty:
-        raise VmoerError(f"Option {empty[0]} of prompt {number} has no tokens.")
-    return _Encoded(number, ids, encoded)
+def _items(number: int, text: AnswerTokens) -> list[_Item]:
+    """The options of a text by what stands before them, as many as may share a prompt's keys and values."""
+    by_context: dict[tuple[int, ...], list[int]] = {}
+    for place, context in enumerate(text.contexts):
+        by_context.setdefault(tuple(context), []).append(place)
+    return [
+        _Item(number, places, list(context), [text.answers[place] for place in places])
+        for context, all_places in by_context.items()
+        for places in (all_places[first : first + _TOGETHER] for first in range(0, len(all_places), _TOGETHER))
+    ]
 
 
-def _prompt_tokens(batch: Sequence[_Encoded]) -> int:
+def _joined(parts: list[tuple[list[int], OptionScores]]) -> OptionScores:
+    """One result of the parts of a text, its options where they were."""
+    order = np.argsort([place for places, _ in parts for place in places])
+    log_likelihood = np.concatenate([scores.log_likelihood for _, scores in parts], axis=1)
+    n_tokens = np.concatenate([scores.n_tokens for _, scores in parts])
+    return OptionScores(log_likelihood[:, order], n_tokens[order])
+
+
+def _prompt_tokens(batch: Sequence[_Item]) -> int:
     return sum(len(item.prompt) for item in batch)
 
 
-def _batches(encoded: list[_Encoded], budget: TokenBudget, repeated: int) -> Iterator[list[_Encoded]]:
+def _batches(items: list[_Item], budget: TokenBudget, repeated: int) -> Iterator[list[_Item]]:
     """Questions of similar length together, so that padding stays small; each is run ``repeated`` times at once."""
-    batch: list[_Encoded] = []
-    for item in sorted(encoded, key=lambda item: (len(item.prompt), item.number)):
+    batch: list[_Item] = []
+    for item in sorted(items, key=lambda item: (len(item.prompt), item.number)):
         if batch and (len(batch) + 1) * len(item.prompt) > budget.tokens // repeated:
             yield batch
             batch = []
@@ -164,7 +191,7 @@ def _batches(encoded: list[_Encoded], budget: TokenBudget, repeated: int) -> Ite
 
 def _score(
     model: nn.Module,
-    batch: Sequence[_Encoded],
+    batch: Sequence[_Item],
     handle: Sampler | None,
     samples: int,
     expand: Callable[[int], AbstractContextManager[None]] | None,
@@ -178,7 +205,7 @@ def _score(
         totals = _log_likelihood(model, batch, None, None, expand, samples if expand is not None else 1)
     else:
         group = max(batch_tokens // tokens, 1)
-        prefix = _prefix(model, handle, batch) if positions == "scored" else None
+        prefix = averaged_prefix(model, handle, [item.prompt for item in batch]) if positions == "scored" else None
         parts = []
         for first in range(0, samples, group):
             ids = torch.arange(first, min(first + group, samples))
@@ -193,31 +220,9 @@ def _score(
     return results
 
 
-def _prefix(model: nn.Module, handle: Sampler, batch: Sequence[_Encoded]) -> Any:
-    """Keys and values of all prompts but their last tokens, routing averaged; ``None`` when there are none."""
-    from transformers import DynamicCache
-
-    ids, mask = _left_padded([item.prompt for item in batch], next(model.parameters()).device)
-    if ids.shape[1] == 1:
-        return None
-    ids, mask = ids[:, :-1], mask[:, :-1]
-    cache = DynamicCache(config=model.config)
-    position = (mask.cumsum(1) - 1).clamp_min(0)
-    with handle.averaged():
-        model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-    return cache
-
-
 def _log_likelihood(
     model: nn.Module,
-    batch: Sequence[_Encoded],
+    batch: Sequence[_Item],
     handle: Sampler | None,
     sample_ids: Tensor | None,
     expand: Callable[[int], AbstractContextManager[None]] | None,
@@ -227,7 +232,7 @@ def _log_likelihood(
     """Summed log-likelihoods ``[samples, options of all questions]`` (CPU, float32).
 
     Rows are questions (times routing samples, sample-major). ``copies`` is how often ``expand`` makes the head answer;
-    ``prefix`` the cache of :func:`_prefix`.
+    ``prefix`` the cache of :func:`~vmoer.scoring.passes.averaged_prefix`.
     """
     device = running_device(model)
     rows = len(batch)
@@ -236,115 +241,20 @@ def _log_likelihood(
     owner = torch.tensor([row for row, item in enumerate(batch) for _ in item.options], device=device)
     question = torch.cat([owner + rows * draw for draw in range(draws)])
     tail = max(len(option) for option in flat) - 1
-    run = _Passes(model, handle, sample_ids, expand, tail > 0, prefix)
+    run = Passes(model, handle, sample_ids, expand, tail > 0, prefix)
 
-    ids, mask = _left_padded([item.prompt for item in batch], device)
+    ids, mask = left_padded([item.prompt for item in batch], device)
     heads = torch.tensor([option[0] for option in flat], device=device).repeat(draws)
     total = log_probabilities_of(_unfold(run.prompt(ids, mask), copies), question, heads[:, None])[..., 0]
     if tail > 0:
-        option_ids, option_mask = _right_padded([option[:-1] for option in flat], tail, device)
-        targets, _ = _right_padded([option[1:] for option in flat], tail, device)
+        option_ids, option_mask = right_padded([option[:-1] for option in flat], tail, device)
+        targets, _ = right_padded([option[1:] for option in flat], tail, device)
         logits = _unfold(run.options(option_ids, mask, option_mask, owner, question), copies)
         chosen = log_probabilities_of(logits, torch.arange(len(question), device=device), targets.repeat(draws, 1))
         total = total + (chosen * option_mask.repeat(draws, 1)).sum(-1)
     return total.reshape(copies * draws, len(flat)).cpu()
 
 
-class _Passes:
-    """The two forward passes of one batch: prompts, then all options against the prompts' keys and values.
-
-    With routing samples the layers below the first Bayesian router run once and the rest once per sample.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        handle: Sampler | None,
-        sample_ids: Tensor | None,
-        expand: Callable[[int], AbstractContextManager[None]] | None,
-        shared_cache: bool,
-        prefix: Any,
-    ) -> None:
-        from transformers import DynamicCache
-
-        self.model, self.handle, self.sample_ids, self.expand = model, handle, sample_ids, expand
-        self.draws = len(sample_ids) if sample_ids is not None else 1
-        self.split = min(handle.layers) if handle is not None and self.draws > 1 else 0
-        self.prefix = prefix
-        if prefix is not None:
-            self.cache = fork_cache(model, prefix)
-            self.lower = fork_cache(model, prefix) if self.split else None
-        else:
-            self.cache = DynamicCache(config=model.config) if shared_cache else None
-            self.lower = DynamicCache(config=model.config) if shared_cache and self.split else None
-
-    def prompt(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Logits ``[draws · rows, 1, vocabulary]`` after left-padded prompts ``[rows, length]``."""
-        if self.prefix is None:
-            return self._run(ids, mask, mask, keep=1)
-        self._follow(torch.arange(len(ids), device=ids.device).repeat(self.draws))
-        return self._run(ids[:, -1:], mask, mask[:, -1:], keep=1)
-
-    def options(self, ids: Tensor, prompt_mask: Tensor, mask: Tensor, owner: Tensor, question: Tensor) -> Tensor:
-        """Logits ``[draws · options, length, vocabulary]``; ``owner`` and ``question`` select the prompts' rows."""
-        if self.lower is not None:
-            self.lower.reorder_cache(owner)
-        self._follow(question)
-        full = torch.cat([prompt_mask[owner], mask], dim=1)
-        if tap_of(self.model).architecture.continues_cache:
-            return self._run(ids, full, mask, keep=ids.shape[1])
-        past = prompt_mask.shape[1]
-        steps = [
-            self._run(ids[:, i : i + 1], full[:, : past + i + 1], mask[:, i : i + 1], keep=1)
-            for i in range(ids.shape[1])
-        ]
-        return torch.cat(steps, dim=1)
-
-    def _follow(self, index: Tensor) -> None:
-        """Row i of the cache continues what row ``index[i]`` had read."""
-        assert self.cache is not None
-        for layer in self.cache.layers[self.split :]:
-            layer.reorder_cache(index)  # batch_select_indices is missing in layers of linear attention
-        tap_of(self.model).select_running(self.cache, index)
-
-    def _run(self, ids: Tensor, full_mask: Tensor, mask: Tensor, keep: int) -> Tensor:
-        position = (full_mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        inputs = {"input_ids": ids, "attention_mask": full_mask, "position_ids": position}
-        entry: AbstractContextManager[None] = nullcontext()
-        if self.split:
-            if self.lower is not None:  # layers that are skipped say how long the past is
-                borrow_lower_layers(self.cache, self.lower, self.split)
-            hidden = hidden_before(
-                self.model, self.split, **inputs, past_key_values=self.lower, use_cache=self.lower is not None
-            )
-            entry = entering_at(self.model, self.split, hidden.repeat(self.draws, 1, 1))
-        of_row = None
-        if self.sample_ids is not None:
-            of_row = self.sample_ids.to(ids.device).repeat_interleave(ids.shape[0])
-        sampled = self.handle.one_draw(of_row) if self.handle is not None else nullcontext()
-        expanded = self.expand(keep) if self.expand is not None else nullcontext()
-        with entry, sampled, expanded:
-            return self.model(
-                **{name: value.repeat(self.draws, 1) for name, value in inputs.items()},
-                past_key_values=self.cache,
-                use_cache=self.cache is not None,
-                logits_to_keep=keep,
-            ).logits
-
-
 def _unfold(logits: Tensor, copies: int) -> Tensor:
     """``[copies · rows, …]`` → ``[copies, rows, …]``."""
     return logits.reshape(copies, -1, *logits.shape[1:])
-
-
-def _left_padded(sequences: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    width = max(map(len, sequences))
-    ids = torch.tensor([[0] * (width - len(s)) + s for s in sequences], device=device)
-    mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in sequences], device=device)
-    return ids, mask
-
-
-def _right_padded(sequences: list[list[int]], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    ids = torch.tensor([s + [0] * (width - len(s)) for s in sequences], device=device)
-    mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=device)
-    return ids, mask

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vmoer.errors import VmoerError
+from vmoer.scoring.answer_tokens import answer_tokens
 
 Loss = Literal["answer", "choice"]
 Objective = Literal["expected", "averaged"]
@@ -56,6 +57,7 @@ class TrainingConfig:
 class Example:
     """One training text: token ids of the prompt, of its right answer, and of the wrong options (``choice`` only).
 
+    ``contexts`` are what stands before the wrong options where that is not ``prompt`` (:mod:`vmoer.scoring.answer_tokens`).
     ``member`` is the member of an ensemble that learns from it.
     """
 
@@ -63,6 +65,17 @@ class Example:
     answer: list[int]
     wrong: tuple[list[int], ...] = ()
     member: int = 0
+    contexts: tuple[list[int], ...] = ()
+
+    @property
+    def longest(self) -> int:
+        """Most tokens a model has to read for it: of each text all but the last."""
+        return max(len(prompt) + len(answer) - 1 for prompt, answer in self.rows(choice=True))
+
+    def rows(self, choice: bool) -> list[tuple[list[int], list[int]]]:
+        """Prompt and answer, and with ``choice`` those of the wrong options after it."""
+        contexts = self.contexts or (self.prompt,) * len(self.wrong)
+        return [(self.prompt, self.answer), *(zip(contexts, self.wrong, strict=True) if choice else ())]
 
 
 @dataclass
@@ -77,15 +90,24 @@ class TrainingResult:
 
 
 def encode(
-    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], wrong: Sequence[Sequence[str]] | None = None
+    tokenizer: Any,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    wrong: Sequence[Sequence[str]] | None = None,
+    most: int | None = None,
 ) -> list[Example]:
-    """Token ids of prompts, their right answers and wrong options (texts carry their own leading space)."""
+    """Token ids of prompts, their right answers and wrong options (texts carry their own leading space).
 
-    def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
+    Of a text longer than ``most`` tokens the first ones of the prompt are left out.
+    """
     others: Sequence[Sequence[str]] = wrong if wrong is not None else [()] * len(prompts)
-    return [
-        Example(tokenizer(prompt)["input_ids"], ids(answer), tuple(map(ids, texts)))
-        for prompt, answer, texts in zip(prompts, answers, others, strict=True)
-    ]
+    examples = []
+    for number, (prompt, answer, texts) in enumerate(zip(prompts, answers, others, strict=True)):
+        tokens = answer_tokens(tokenizer, prompt, [answer, *texts], what=f"prompt {number}")
+        if most is not None:
+            tokens = tokens.cut(most)
+        first, *contexts = tokens.contexts
+        apart = any(context != first for context in contexts)
+        right, *rest = tokens.answers
+        examples.append(Example(first, right, tuple(rest), contexts=tuple(contexts) if apart else ()))
+    return examples

@@ -29,6 +29,7 @@ from vmoer.forward.decision import Decision
 from vmoer.forward.frame import Frame
 from vmoer.forward.modes import evaluation
 from vmoer.handle import Handle
+from vmoer.models.context_limit import refuse_too_long
 from vmoer.rng import mix_int
 from vmoer.routers.base import BayesianRouter
 from vmoer.scoring.likelihood import log_likelihood
@@ -148,6 +149,7 @@ def _check(
     if not examples or not validation:
         raise VmoerError("Training needs at least one training and one validation question.")
     shared = {tuple(e.prompt + e.answer) for e in examples} & {tuple(e.prompt + e.answer) for e in validation}
+    refuse_too_long(learner.model.config, [e.longest for e in [*examples, *validation]], "training texts")
     if shared:
         raise VmoerError(f"{len(shared)} validation questions are also in the training set; the sets must be disjoint.")
     if config.loss == "choice" and not all(example.wrong for example in [*examples, *validation]):
@@ -256,7 +258,7 @@ def _losses(learner: Learner, part: Sequence[Example], config: TrainingConfig, s
     ``stream=None`` is the handle's own estimator (one pass); a number draws ``config.draws`` samples of that stream.
     """
     choice = config.loss == "choice"
-    rows = [(e.prompt, option) for e in part for option in ((e.answer, *e.wrong) if choice else (e.answer,))]
+    rows = [row for e in part for row in e.rows(choice)]
     member = torch.tensor([e.member for e in part for _ in range(1 + len(e.wrong) if choice else 1)])
     draws = config.draws if learner.handle is not None and stream is not None else 1
     ids = (torch.arange(draws)[:, None] * _members(learner) + member).reshape(-1)

@@ -238,7 +238,8 @@ def draw_example(page: Page, first: str, second: str, rows: pd.DataFrame, exampl
         for place, prob in enumerate(probs):
             name = str(choices[place]) if place < len(choices) else f"option {place}"
             sign = " ✓" if place == int(row["answer_index"]) else ""
-            line[f"{name}{sign}"] = 100 * float(prob)
+            column = f"{name}{sign}"
+            line[f"{column} ({place})" if column in line else column] = 100 * float(prob)
         shown.append(line)
     frame = pd.DataFrame(shown)
     st.dataframe(
