@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.option_rules import LETTERS
+from pipelines.data.option_rules import LETTERS
 
 _INSTRUCTION = "Answer the multiple-choice question with the letter of the right option only."
 

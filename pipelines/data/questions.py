@@ -21,9 +21,9 @@ from typing import Any
 
 from pipelines.data import worldfacts
 from pipelines.data.hub import hub_rows
+from pipelines.data.option_rules import check_letters, check_options, refuse_many, repeats
 from pipelines.data.prompt_files import parse_prompts
 from pipelines.errors import DataError
-from pipelines.option_rules import check_letters, check_options, refuse_many, repeats
 from pipelines.settings import Settings, load_settings
 from pipelines.spec.model import DataSource, Role, Spec, resolve_path
 from pipelines.spec.runs import expand
@@ -55,7 +55,7 @@ class Question:
 class QuestionSet:
     """The questions an experiment uses from one source, in order, with the hash of what they say.
 
-    ``left_out`` are the ids of questions whose options repeat (:mod:`pipelines.option_rules`).
+    ``left_out`` are the ids of questions whose options repeat (:mod:`pipelines.data.option_rules`).
     """
 
     name: str

@@ -17,7 +17,6 @@ import torch
 from pipelines.data.prompts import likelihood_option, likelihood_prompt
 from pipelines.data.questions import QuestionSet, load_questions
 from pipelines.errors import DataError, SpecError
-from pipelines.model.resident import Resident
 from pipelines.preparation.controls import tuned_noise
 from pipelines.session.batching import encode_batches
 from pipelines.session.checkpoints import router_folder

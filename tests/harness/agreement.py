@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vmoer.scoring import score_options
+from vmoer.scoring.options import score_options
 from vmoer.testing import tiny_model
 
 VOCABULARY = 400

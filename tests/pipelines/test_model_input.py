@@ -11,22 +11,26 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines import model_input
-from pipelines.catalog import question_set_rows
-from pipelines.context import Context
+from pipelines.cli.datasets import question_set_rows
+from pipelines.data.option_rules import repeats
+from pipelines.data.prompts import letter_prompt
+from pipelines.data.questions import load_all, load_questions
 from pipelines.errors import DataError
-from pipelines.inspection import inspect
-from pipelines.live import parse_request
-from pipelines.manifests import begin_run
-from pipelines.models import Resident
-from pipelines.option_rules import repeats
-from pipelines.prompts import letter_prompt
-from pipelines.questions import load_all, load_questions
-from pipelines.routing import encode_batches
-from pipelines.scoring import score
-from pipelines.spec import DataSource, parse_spec
+from pipelines.experiment.manifests import begin_run
+from pipelines.inspection.compute import inspect
+from pipelines.jobs.inspections import parse_request
+from pipelines.model.resident import Resident
+from pipelines.preparation.setup import prepare_experiment, prepare_run
+from pipelines.preparation.train import _encoded
+from pipelines.session import model_input
+from pipelines.session.batching import encode_batches
+from pipelines.session.inputs import Inputs
+from pipelines.session.scoring import score
+from pipelines.session.session import Session
+from pipelines.spec.model import DataSource, parse_spec
+from pipelines.spec.runs import expand
 from pipelines.stages import Batch, trace
-from pipelines.train import _encoded
+from store.catalog import RunManifest
 from tests.harness import agreement
 from tests.pipelines.support import settings
 from vmoer.testing import tiny_model
@@ -57,11 +61,18 @@ def resident(kind: str = "prepended", template: str | None = None, most: int = 2
     return Resident(tiny_model(vocab_size=len(tokenizer), max_position_embeddings=most), tokenizer, "tiny")
 
 
-def context_of(home: Path, file: Path, model: Resident, **more: Any) -> Context:
+def session_of(home: Path, file: Path, model: Resident, **more: Any) -> Session:
     values = {"model": "tiny", "methods": ["deterministic"], "data": {"id": {"path": str(file)}}, **more}
-    context = Context(parse_spec(values), [], settings(home))
-    context.__dict__["resident"] = model
-    return context
+    session = Session(Inputs(parse_spec(values), [], settings(home)))
+    session.__dict__["resident"] = model
+    return session
+
+
+def begun(session: Session) -> RunManifest:
+    """The first run of an experiment, prepared and begun as a worker does it."""
+    run = expand(session.spec)[0]
+    prepare_experiment(session)
+    return begin_run(session, run, prepare_run(session, run))
 
 
 class TestOneBos:
@@ -70,28 +81,28 @@ class TestOneBos:
         self, tmp_path: Path, template: str
     ) -> None:
         model = resident(template=template)
-        context = context_of(tmp_path, write(tmp_path / "own.parquet", rows(2)), model, scoring="letter")
-        question = context.in_distribution.questions[0]
+        session = session_of(tmp_path, write(tmp_path / "own.parquet", rows(2)), model, scoring="letter")
+        question = session.inputs.in_distribution.questions[0]
         text = letter_prompt(question.question, question.choices)
         instruction, _, asked = text.partition("\n\n")
         messages = [{"role": "system", "content": instruction}, {"role": "user", "content": asked}]
         right = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert right.count(model.tokenizer.bos_token_id) == ("bos_token" in template)
-        assert model_input.tokens_of(context, model, question).prompt == right
-        assert encode_batches(context, model, limit=1)[0]["input_ids"][0].tolist() == right
+        assert model_input.tokens_of(session.spec, model, question).prompt == right
+        assert encode_batches(session.inputs, model, limit=1)[0]["input_ids"][0].tolist() == right
         table = trace.compute(
-            context, context.spec.runs()[0], Batch("own/0", 1, {"dataset": "own", "first": 0, "last": 1})
+            session, expand(session.spec)[0], Batch("own/0", 1, {"dataset": "own", "first": 0, "last": 1})
         )
         assert [int(token) for token in table["tokens"]["token_id"]] == right
-        assert model_input.described(context)["own"]["special_tokens"] == "as the chat template writes them"
+        assert session.texts()["own"]["special_tokens"] == "as the chat template writes them"
 
     def test_letters_behind_a_rendered_prompt_are_scored_as_in_a_plain_loop(self, tmp_path: Path) -> None:
         model = resident(template=TEMPLATE)
-        context = context_of(tmp_path, write(tmp_path / "own.parquet", rows(3)), model, scoring="letter")
-        question = context.in_distribution.questions[1]
-        text = model_input.prompt_of(context, model.tokenizer, question)
+        session = session_of(tmp_path, write(tmp_path / "own.parquet", rows(3)), model, scoring="letter")
+        question = session.inputs.in_distribution.questions[1]
+        text = model_input.prompt_of(session.spec, model.tokenizer, question)
         assert text.startswith("<s>[system]")
-        found = score(context, model, [question])[0].log_likelihood[0]
+        found = score(session, [question])[0].log_likelihood[0]
         for place, letter in enumerate("ABC"):
             ids = model.tokenizer(text + letter, add_special_tokens=False)["input_ids"]
             start = model.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -109,53 +120,53 @@ class TestOneBos:
 
 
 class TestBeyondTheContext:
-    def long(self, home: Path, **more: Any) -> Context:
+    def long(self, home: Path, **more: Any) -> Session:
         long = [{**row, "id": f"l{row['id']}", "question": "Lyon " * 40} for row in rows(2)]
         file = write(home / "long.parquet", rows(4) + long)
-        return context_of(home, file, resident(most=40), **more)
+        return session_of(home, file, resident(most=40), **more)
 
     def test_long_prompts_are_named_before_a_run_begins(self, tmp_path: Path) -> None:
-        context = self.long(tmp_path)
+        session = self.long(tmp_path)
         sentence = (
             r"long.parquet: 2 of 6 texts are longer than the 40 tokens tiny can read \(lq0, lq1; the longest has \d+\)"
             "; shorten them, or leave out their first tokens by `truncate: left` in the spec"
         )
         with pytest.raises(DataError, match=sentence):
-            begin_run(context, context.spec.runs()[0])
+            begun(session)
         assert not (tmp_path / "runs").exists()
 
     def test_cut_prompts_keep_their_end_and_stand_on_the_card(self, tmp_path: Path) -> None:
-        context = self.long(tmp_path, truncate="left")
+        session = self.long(tmp_path, truncate="left")
         said: list[str] = []
-        context.note = said.append
-        manifest = begin_run(context, context.spec.runs()[0])
+        session.note = said.append
+        manifest = begun(session)
         assert {"cut": 2, "truncate": "left", "most": 40}.items() <= manifest.card["texts"]["long"].items()
         assert any("2 questions without the first tokens of their prompts" in line for line in said)
-        question = context.in_distribution.by_id()["lq0"]
-        plain = model_input.tokens_of(self.long(tmp_path), resident(), question)
-        cut = model_input.tokens_of(context, context.resident, question)
+        question = session.inputs.in_distribution.by_id()["lq0"]
+        plain = model_input.tokens_of(session.spec, resident(), question)
+        cut = model_input.tokens_of(session.spec, session.resident, question)
         assert cut.longest == 40
         assert cut.answers == plain.answers
         assert cut.prompt == plain.prompt[:1] + plain.prompt[len(plain.prompt) - len(cut.prompt) + 1 :]
-        assert score(context, context.resident, [question])[0].n_tokens.tolist() == [len(a) for a in plain.answers]
-        short = context.in_distribution.by_id()["q0"]
-        assert model_input.tokens_of(context, context.resident, short).longest < 40
+        assert score(session, [question])[0].n_tokens.tolist() == [len(a) for a in plain.answers]
+        short = session.inputs.in_distribution.by_id()["q0"]
+        assert model_input.tokens_of(session.spec, session.resident, short).longest < 40
 
     def test_prompts_without_answers_are_counted_too(self, tmp_path: Path) -> None:
         (tmp_path / "prompts.txt").write_text("Lyon is\n" + "Lyon " * 60 + "\n")
         more = {"stages": ["trace"], "controls": []}
-        context = context_of(tmp_path, tmp_path / "prompts.txt", resident(most=40), **more)
+        session = session_of(tmp_path, tmp_path / "prompts.txt", resident(most=40), **more)
         with pytest.raises(DataError, match="1 of 2 texts are longer than the 40 tokens"):
-            model_input.described(context)
-        cut = context_of(tmp_path, tmp_path / "prompts.txt", resident(most=40), truncate="left", **more)
-        assert [batch["input_ids"].shape[1] for batch in encode_batches(cut, cut.resident, 2)] == [40]
+            session.texts()
+        cut = session_of(tmp_path, tmp_path / "prompts.txt", resident(most=40), truncate="left", **more)
+        assert [batch["input_ids"].shape[1] for batch in encode_batches(cut.inputs, cut.resident, 2)] == [40]
 
     def test_training_texts_are_counted_too(self, tmp_path: Path) -> None:
-        context = self.long(tmp_path)
+        session = self.long(tmp_path)
         with pytest.raises(DataError, match="2 of 6 texts are longer than the 40 tokens tiny can read"):
-            _encoded(context, context.resident, context.in_distribution, choice=True)
+            _encoded(session, session.inputs.in_distribution, choice=True)
         cut = self.long(tmp_path, truncate="left")
-        assert max(one.longest for one in _encoded(cut, cut.resident, cut.in_distribution, choice=True)) == 40
+        assert max(one.longest for one in _encoded(cut, cut.inputs.in_distribution, choice=True)) == 40
 
     def test_an_inspection_of_a_text_with_what_it_generates_is_refused(self, tmp_path: Path) -> None:
         values = {"model": "tiny", "prompts": ["Lyon is a city"], "new_tokens": 30}
@@ -177,10 +188,10 @@ class TestRepeatedOptions:
         found = load_questions(DataSource(path=str(file)))
         assert (found.left_out, len(found.questions)) == (("twice",), 19)
         assert question_set_rows(file)[0]["left_out"] == ["twice"]
-        context = context_of(tmp_path, file, resident())
+        session = session_of(tmp_path, file, resident())
         said: list[str] = []
-        context.note = said.append
-        assert model_input.described(context)["own"]["left_out"] == ["twice"]
+        session.note = said.append
+        assert session.texts()["own"]["left_out"] == ["twice"]
         assert "own.parquet: 1 questions left out: options repeat (twice)" in said
 
     def test_a_limit_is_filled_with_questions_that_can_be_used(self, tmp_path: Path) -> None:
@@ -215,8 +226,8 @@ class TestRepeatedOptions:
             tmp_path / "own.parquet",
             [*rows(2), one("case", choices=["us", "US", "it"])],
         )
-        assert model_input.described(context_of(tmp_path, file, resident("word-pieces")))["own"]["alike"] == 1
-        assert model_input.described(context_of(tmp_path, file, resident()))["own"]["alike"] == 0
+        assert session_of(tmp_path, file, resident("word-pieces")).texts()["own"]["alike"] == 1
+        assert session_of(tmp_path, file, resident()).texts()["own"]["alike"] == 0
 
 
 class TestManyOptions:
@@ -225,10 +236,12 @@ class TestManyOptions:
     )
     def test_all_are_scored(self, tmp_path: Path, n: int, scoring: str) -> None:
         file = write(tmp_path / "own.parquet", rows(2, choices=[f"Place {i}" for i in range(n)], answer=n - 1))
-        context = context_of(tmp_path, file, resident(), scoring=scoring)
-        for scored in score(context, context.resident, context.in_distribution.questions):
+        session = session_of(tmp_path, file, resident(), scoring=scoring)
+        for scored in score(session, session.inputs.in_distribution.questions):
             assert scored.probabilities().shape == (1, n)
-        text = model_input.prompt_of(context, context.resident.tokenizer, context.in_distribution.questions[0])
+        text = model_input.prompt_of(
+            session.spec, session.resident.tokenizer, session.inputs.in_distribution.questions[0]
+        )
         assert (f"{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[min(n, 26) - 1]}. Place {n - 1}" in text) == (scoring == "letter")
 
     def test_letters_name_26(self, tmp_path: Path) -> None:
@@ -242,22 +255,24 @@ class TestManyOptions:
 
 def test_joined_options_stand_on_the_card(tmp_path: Path) -> None:
     file = write(tmp_path / "own.parquet", rows(3))
-    context = context_of(tmp_path, file, resident("byte-fallback"))
-    assert model_input.described(context)["own"]["joined"] == 3
-    card = begin_run(context, context.spec.runs()[0]).card
+    session = session_of(tmp_path, file, resident("byte-fallback"))
+    assert session.texts()["own"]["joined"] == 3
+    card = begun(session).card
     assert json.loads(json.dumps(card))["texts"]["own"]["joined"] == 3
-    assert model_input.described(context_of(tmp_path, file, resident()))["own"]["joined"] == 0
+    assert session_of(tmp_path, file, resident()).texts()["own"]["joined"] == 0
 
 
 @pytest.mark.parametrize("scoring", ["likelihood", "letter"])
 def test_tokens_of_the_bundled_model_are_those_of_prompt_and_option_apart(tmp_path: Path, scoring: str) -> None:
     """Byte-level BPE never joins the two here, so that results from before stay true."""
     data = {"id": {"name": "worldfacts", "split": "test", "limit": 100}}
-    context = Context(parse_spec({"model": "worldfacts-moe", "data": data, "scoring": scoring}), [], settings(tmp_path))
-    tokenizer = context.resident.tokenizer
-    for question in context.in_distribution.questions:
-        tokens = model_input.tokens_of(context, context.resident, question)
-        texts = model_input.answer_texts(context, tokenizer, question)
-        assert tokens.prompt == tokenizer(model_input.prompt_of(context, tokenizer, question))["input_ids"]
+    session = Session(
+        Inputs(parse_spec({"model": "worldfacts-moe", "data": data, "scoring": scoring}), [], settings(tmp_path))
+    )
+    tokenizer = session.resident.tokenizer
+    for question in session.inputs.in_distribution.questions:
+        tokens = model_input.tokens_of(session.spec, session.resident, question)
+        texts = model_input.answer_texts(session.spec, tokenizer, question)
+        assert tokens.prompt == tokenizer(model_input.prompt_of(session.spec, tokenizer, question))["input_ids"]
         assert tokens.answers == [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         assert not tokens.joined

@@ -6,14 +6,14 @@ import torch
 from tokenizers import processors
 
 from tests.harness import agreement
-from vmoer.answer_tokens import AnswerTokens, answer_tokens, prompt_tokens
-from vmoer.context_limit import context_limit
+from vmoer.attach import bayesianize
 from vmoer.errors import VmoerError
-from vmoer.handle import bayesianize
-from vmoer.likelihood import log_likelihood
-from vmoer.scoring import score_letters, score_options
+from vmoer.models.context_limit import context_limit
+from vmoer.scoring.answer_tokens import AnswerTokens, answer_tokens, prompt_tokens
+from vmoer.scoring.likelihood import log_likelihood
+from vmoer.scoring.options import score_letters, score_options
 from vmoer.testing import tiny_model
-from vmoer.training_config import encode
+from vmoer.training.config import encode
 
 
 @pytest.fixture(scope="module")

@@ -77,8 +77,8 @@ def score_options(
     """Log-likelihood of each option as continuation of its prompt, in the order given.
 
     Option texts carry their own leading space; their tokens are those of prompt + option after the prompt's own
-    (:mod:`vmoer.scoring.answer_tokens`). ``special_tokens=False`` is for prompts that a chat template has rendered. Other
-    arguments as :func:`score_tokens`.
+    (:mod:`vmoer.scoring.answer_tokens`). ``special_tokens=False`` is for prompts that a chat template has rendered.
+    Other arguments as :func:`score_tokens`.
     """
     texts = [
         answer_tokens(tokenizer, prompt, answers, special_tokens, f"prompt {number}")

@@ -57,8 +57,8 @@ class TrainingConfig:
 class Example:
     """One training text: token ids of the prompt, of its right answer, and of the wrong options (``choice`` only).
 
-    ``contexts`` are what stands before the wrong options where that is not ``prompt`` (:mod:`vmoer.scoring.answer_tokens`).
-    ``member`` is the member of an ensemble that learns from it.
+    ``contexts`` are what stands before the wrong options where that is not ``prompt``, as
+    :mod:`vmoer.scoring.answer_tokens` explains. ``member`` is the member of an ensemble that learns from it.
     """
 
     prompt: list[int]
