@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -21,6 +22,13 @@ class RouterSite:
     n_experts: int
     top_k: int
     hidden_size: int
+    #: what the MoE block calls in the router's place: peft's LoRA on the router's weight, whose output is the router's
+    wrapper: nn.Module | None = None
+
+    @property
+    def called(self) -> Any:
+        """The module that the MoE block calls: the router, or the adapter around it."""
+        return self.router if self.wrapper is None else self.wrapper
 
 
 class Architecture(ABC):
@@ -32,9 +40,14 @@ class Architecture(ABC):
 
     #: transformers class names served by this file
     classes: tuple[str, ...] = ()
-    #: attribute of a decoder block that holds its MoE block, and of the MoE block that holds its router
+    #: attribute of a decoder block that holds its MoE block ("": the decoder block itself), and of the MoE block that
+    #: holds its router
     block_name: str = "mlp"
     router_name: str = "gate"
+    #: attribute of the router that holds its matrix [experts, hidden]
+    weight_name: str = "weight"
+    #: attribute of the MoE block that is handed to the router beside the hidden states; empty where none is
+    argument_name: str = ""
     #: the routing rule in words, for people
     rule: str = ""
     #: False where probabilities are one sigmoid per expert
@@ -49,35 +62,56 @@ class Architecture(ABC):
     bayesian_refusal: str = ""
 
     def backbone(self, model: nn.Module) -> nn.Module:
-        """The decoder stack that receives ``input_ids`` and ``attention_mask``."""
+        """Return the module that receives ``input_ids`` and ``attention_mask``."""
         return child(unwrap(model), "model")
 
+    def decoder(self, model: nn.Module) -> tuple[str, nn.Module]:
+        """Return the stack of decoder blocks and its path: of a model that also sees images, its text part."""
+        backbone = self.backbone(model)
+        name = next(name for name, module in unwrap(model).named_modules() if module is backbone)
+        text = getattr(backbone, "language_model", None)
+        return (f"{name}.language_model", text) if isinstance(text, nn.Module) else (name, backbone)
+
     def decoder_layers(self, model: nn.Module) -> nn.ModuleList:
-        """All decoder blocks, dense ones included, in order."""
-        layers = self.backbone(model).layers
+        """Return all decoder blocks, dense ones included, in order."""
+        layers = self.decoder(model)[1].layers
         assert isinstance(layers, nn.ModuleList)
         return layers
 
     def sites(self, model: nn.Module) -> list[RouterSite]:
-        """Every router with its absolute layer, in order; dense blocks have none."""
+        """Return every router with its absolute layer, in order; dense blocks have none."""
         found = []
+        stack = self.decoder(model)[0]
         for layer, block in enumerate(self.decoder_layers(model)):
-            moe = getattr(block, self.block_name, None)
-            router: Any = getattr(moe, self.router_name, None)
-            if moe is None or router is None:
+            moe = getattr(block, self.block_name, None) if self.block_name else block
+            called: Any = getattr(moe, self.router_name, None)
+            if moe is None or called is None:
                 continue
+            router = inside_adapters(called)
+            n_experts, top_k = self.sizes(router)
+            names = (stack, "layers", str(layer), self.block_name, self.router_name)
             found.append(
                 RouterSite(
                     layer=layer,
-                    path=f"model.layers.{layer}.{self.block_name}.{self.router_name}",
+                    path=".".join(name for name in names if name),
                     router=router,
                     block=moe,
-                    n_experts=router.num_experts,
-                    top_k=router.top_k,
-                    hidden_size=router.weight.shape[1],
+                    n_experts=n_experts,
+                    top_k=top_k,
+                    hidden_size=attrgetter(self.weight_name)(router).shape[1],
+                    wrapper=called if called is not router else None,
                 )
             )
         return found
+
+    def sizes(self, router: Any) -> tuple[int, int]:
+        """Return how many experts ``router`` chooses from, and how many it chooses."""
+        return router.num_experts, router.top_k
+
+    def ask(self, site: RouterSite, hidden: Tensor) -> tuple[Tensor, ...]:
+        """Return what the native router makes of ``hidden [tokens, hidden]``; the hooks on it are left out."""
+        more = (getattr(site.block, self.argument_name, None),) if self.argument_name else ()
+        return tuple(site.called.forward(hidden, *more))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """What the router makes of its logits ``[…, experts]``; the in-router estimator averages these."""
@@ -121,6 +155,13 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The transformers model inside a peft wrapper, or the model itself."""
     base = getattr(model, "get_base_model", None)
     return base() if callable(base) else model
+
+
+def inside_adapters(module: nn.Module) -> nn.Module:
+    """Return the module that peft's adapters are wrapped around, or ``module`` itself."""
+    while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
+        module = inner
+    return module
 
 
 def child(parent: nn.Module, name: str) -> nn.Module:

@@ -21,7 +21,7 @@ def fingerprint(sites: Iterable[RouterSite], shifts: Mapping[int, nn.Linear] | N
     digests = {}
     for site in sites:
         digest = hashlib.sha256()
-        tensors = dict(weights_of(site.router))
+        tensors = dict(weights_of(site.called))
         if shifts and site.layer in shifts:
             tensors["fine-tuned"] = shifts[site.layer].weight
         for name, tensor in sorted(tensors.items()):

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from vmoer.architectures.base import Architecture, RouterSite, tiny_values
-from vmoer.architectures.rules import softmax_over_selected, top_k_indices
+from vmoer.architectures.base import tiny_values
+from vmoer.architectures.rules import SoftmaxOverSelected
 
 
-class GptOss(Architecture):
+class GptOss(SoftmaxOverSelected):
     """The router sits at ``mlp.router``; its logits, and so its softmax, are in the model's dtype, not in float32."""
 
     classes = ("GptOssForCausalLM",)
     router_name = "router"
     rule = "top-k of the logits (with bias) → softmax over the k"
     packs = False  # the masks of this family are made without position_ids
-
-    def select(self, site: RouterSite, logits: Tensor) -> Tensor:
-        return top_k_indices(logits, site.top_k)
-
-    def gates(self, site: RouterSite, logits: Tensor, index: Tensor) -> Tensor:
-        return softmax_over_selected(logits, index)
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers import GptOssConfig

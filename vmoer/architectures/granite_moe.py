@@ -7,25 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from vmoer.architectures.base import Architecture, RouterSite, tiny_values
-from vmoer.architectures.rules import softmax_over_selected, top_k_indices
+from vmoer.architectures.base import tiny_values
+from vmoer.architectures.rules import SoftmaxOverSelected
 
 
-class GraniteMoe(Architecture):
+class GraniteMoe(SoftmaxOverSelected):
     """The router sits at ``block_sparse_moe.router``; its tuple is (logits, weights, indices)."""
 
     classes: tuple[str, ...] = ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM")
     block_name = "block_sparse_moe"
     router_name = "router"
-    rule = "top-k of the logits → softmax over the k"
-
-    def select(self, site: RouterSite, logits: Tensor) -> Tensor:
-        return top_k_indices(logits, site.top_k)
-
-    def gates(self, site: RouterSite, logits: Tensor, index: Tensor) -> Tensor:
-        return softmax_over_selected(logits, index)
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers import GraniteMoeConfig, GraniteMoeSharedConfig

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from vmoer.architectures.base import RouterSite, tiny_values
-from vmoer.architectures.rules import SoftmaxOverAll
+from vmoer.architectures.base import tiny_values
+from vmoer.architectures.rules import AlwaysRenormalised
 
 
-class Mixtral(SoftmaxOverAll):
+class Mixtral(AlwaysRenormalised):
     """The router sits at ``mlp.gate`` (older releases and papers say ``block_sparse_moe``)."""
 
     classes = ("MixtralForCausalLM",)
-    rule = "softmax over all → top-k → renormalised"
-
-    def renormalised(self, site: RouterSite) -> bool:
-        return True
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers import MixtralConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vmoer.architectures.base import RouterSite, tiny_values
+from vmoer.architectures.base import tiny_values
 from vmoer.architectures.rules import SoftmaxOverAll
 
 
@@ -16,10 +16,6 @@ class Qwen2Moe(SoftmaxOverAll):
     """The router sits at ``mlp.gate``, not to be taken for ``mlp.shared_expert_gate``; dense blocks have no gate."""
 
     classes = ("Qwen2MoeForCausalLM",)
-    rule = "softmax over all → top-k (renormalised only if norm_topk_prob)"
-
-    def renormalised(self, site: RouterSite) -> bool:
-        return bool(site.router.norm_topk_prob)
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers import Qwen2MoeConfig

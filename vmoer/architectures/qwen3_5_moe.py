@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from vmoer.architectures.base import RouterSite, tiny_values
-from vmoer.architectures.rules import SoftmaxOverAll
+from vmoer.architectures.base import tiny_values
+from vmoer.architectures.rules import AlwaysRenormalised
 
 
-class Qwen35Moe(SoftmaxOverAll):
+class Qwen35Moe(AlwaysRenormalised):
     """The router sits at ``mlp.gate``; every block is sparse and has a shared expert with a gate of its own."""
 
     classes = ("Qwen3_5MoeForCausalLM",)
-    rule = "softmax over all → top-k → renormalised"
     packs = False
-
-    def renormalised(self, site: RouterSite) -> bool:
-        return True
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vmoer.architectures.base import RouterSite, tiny_values
+from vmoer.architectures.base import tiny_values
 from vmoer.architectures.rules import SoftmaxOverAll
 
 
@@ -12,10 +12,6 @@ class Qwen3Moe(SoftmaxOverAll):
     """The router sits at ``mlp.gate``; ``mlp_only_layers`` and ``decoder_sparse_step`` make some blocks dense."""
 
     classes = ("Qwen3MoeForCausalLM",)
-    rule = "softmax over all → top-k (renormalised only if norm_topk_prob)"
-
-    def renormalised(self, site: RouterSite) -> bool:
-        return bool(site.router.norm_topk_prob)
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers import Qwen3MoeConfig

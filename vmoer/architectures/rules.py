@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,6 +34,8 @@ def outside_best_groups(group_scores: Tensor, kept: int, experts: int) -> Tensor
 class SoftmaxOverAll(Architecture):
     """Softmax over all experts, then the k most probable: OLMoE, Mixtral, Qwen-MoE, Jamba."""
 
+    rule = "softmax over all → top-k (renormalised only if norm_topk_prob)"
+
     def select(self, site: RouterSite, logits: Tensor) -> Tensor:
         # of the probabilities, as the native routers do: two logits may share one probability
         return top_k_indices(torch.softmax(logits.float(), dim=-1), site.top_k)
@@ -44,9 +44,30 @@ class SoftmaxOverAll(Architecture):
         weight = torch.softmax(logits.float(), dim=-1).gather(-1, index)
         return normalised(weight) if self.renormalised(site) else weight
 
-    @abstractmethod
     def renormalised(self, site: RouterSite) -> bool:
-        """Whether the k probabilities are scaled to sum to 1."""
+        """Return whether the k probabilities are scaled to sum to 1."""
+        return bool(site.router.norm_topk_prob)
+
+
+class AlwaysRenormalised(SoftmaxOverAll):
+    """The rule of Mixtral: the k probabilities always sum to 1."""
+
+    rule = "softmax over all → top-k → renormalised"
+
+    def renormalised(self, site: RouterSite) -> bool:
+        return True
+
+
+class SoftmaxOverSelected(Architecture):
+    """Top-k of the logits, then softmax over the k chosen: Granite, GPT-OSS, Aria."""
+
+    rule = "top-k of the logits → softmax over the k"
+
+    def select(self, site: RouterSite, logits: Tensor) -> Tensor:
+        return top_k_indices(logits, site.top_k)
+
+    def gates(self, site: RouterSite, logits: Tensor, index: Tensor) -> Tensor:
+        return softmax_over_selected(logits, index)
 
 
 class SigmoidArchitecture(Architecture):
@@ -63,6 +84,39 @@ class SigmoidArchitecture(Architecture):
 
     def log_distribution(self, logits: Tensor) -> Tensor:
         return torch.log_softmax(F.logsigmoid(logits), dim=-1)
+
+
+class BiasedSigmoid(SigmoidArchitecture):
+    """Sigmoid scores plus a correction bias select; gates are the plain sigmoids of the chosen: MiniMax-M2, LFM2.
+
+    The families differ in what is added to the sum that the gates are divided by, and in a factor at the end.
+    """
+
+    rule = "sigmoid + correction bias → top-k; gates: sigmoid, renormalised"
+    #: where the bias is: an attribute of the router, or of the MoE block that hands it to the router
+    bias_name: str = "e_score_correction_bias"
+    #: attribute of the router with a factor on the gates; empty where there is none
+    scale_name: str = ""
+    epsilon: float = 0.0
+    #: whether the native router returns the chosen experts best first
+    best_first: bool = False
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Return one score per expert, before any bias."""
+        return logits.float().sigmoid()
+
+    def selection_scores(self, site: RouterSite, logits: Tensor) -> Tensor:
+        bias = getattr(site.block if self.argument_name else site.router, self.bias_name, None)
+        return self.scores(logits) if bias is None else self.scores(logits) + bias
+
+    def select(self, site: RouterSite, logits: Tensor) -> Tensor:
+        return self.selection_scores(site, logits).topk(site.top_k, dim=-1, sorted=self.best_first).indices
+
+    def gates(self, site: RouterSite, logits: Tensor, index: Tensor) -> Tensor:
+        weight = self.scores(logits).gather(1, index)
+        if getattr(site.router, "norm_topk_prob", True):
+            weight = weight / (weight.sum(dim=-1, keepdim=True) + self.epsilon)
+        return weight * getattr(site.router, self.scale_name) if self.scale_name else weight
 
 
 class CorrectedSigmoid(SigmoidArchitecture):

@@ -233,13 +233,21 @@ class Tap:
 
         def logits(hidden: Tensor) -> Tensor:
             inputs = hidden.to(next(site.router.parameters()).dtype)
-            return self._base(site, inputs, site.router.forward(inputs))[0].float()
+            return self._base(site, inputs, self._ask(site, inputs))[0].float()
 
         return logits
 
+    def _ask(self, site: RouterSite, hidden: Tensor) -> tuple[Tensor, ...]:
+        """Return the native router's output; an adapter calls the router within it, whose hook must keep still."""
+        frame, self.frame = self.frame, None
+        try:
+            return self.architecture.ask(site, hidden)
+        finally:
+            self.frame = frame
+
     def reroute(self, site: RouterSite, hidden: Tensor, frame: Frame) -> Decision:
         """The decision this router would take for another input ``[tokens, hidden]``, with the same noise."""
-        base = self._base(site, hidden, site.router.forward(hidden))
+        base = self._base(site, hidden, self._ask(site, hidden))
         head = self.heads.get(site.layer)
         if head is None or self.mode is None:
             return native(*base)
