@@ -15,23 +15,78 @@ from vmoer.testing import tiny_batch, tiny_model
 
 #: family → class of its router, what it returns, and parameters and buffers it holds
 CONTRACT = {
+    "AXK1ForCausalLM": ("AXK1TopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "AXK2ForCausalLM": ("AXK2TopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "AfmoeForCausalLM": ("AfmoeTokenChoiceRouter", "logits weight index", {"gate.weight"}),
+    "AriaTextForCausalLM": ("AriaTextTopKRouter", "logits weight index", {"weight"}),
+    "BailingHybridForCausalLM": (
+        "BailingHybridTopkRouter",
+        "logits weight index",
+        {"weight", "e_score_correction_bias"},
+    ),
+    "BeamForCausalLM": ("BeamTopKRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "Cohere2MoeForCausalLM": ("Cohere2MoeTopKRouter", "logits weight index", {"weight"}),
     "DeepseekV2ForCausalLM": ("DeepseekV2TopkRouter", "logits weight index", {"weight"}),
+    "DeepseekV32ForCausalLM": ("DeepseekV32TopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
     "DeepseekV3ForCausalLM": ("DeepseekV3TopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "Dots1ForCausalLM": ("Dots1TopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "Dots3NoteForCausalLM": ("Dots3NoteTextTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "Ernie4_5_MoeForCausalLM": (
+        "Ernie4_5_MoeTopKRouter",
+        "logits weight index",
+        {"weight", "moe_statics.e_score_correction_bias"},
+    ),
+    "ExaoneMoeForCausalLM": ("ExaoneMoeTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "FlexOlmoForCausalLM": ("FlexOlmoTopKRouter", "logits weight index", {"weight"}),
+    "FlintForCausalLM": ("FlintTopKRouter", "logits weight index", {"weight"}),
+    "Gemma4ForCausalLM": (
+        "Gemma4TextRouter",
+        "probabilities weight index",
+        {"scale", "per_expert_scale", "proj.weight"},
+    ),
     "Glm4MoeForCausalLM": ("Glm4MoeTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "Glm4MoeLiteForCausalLM": ("Glm4MoeLiteTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "Glm4vMoeForConditionalGeneration": (
+        "Glm4vMoeTextTopkRouter",
+        "logits weight index",
+        {"weight", "e_score_correction_bias"},
+    ),
+    "GlmMoeDsaForCausalLM": ("GlmMoeDsaTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
     "GptOssForCausalLM": ("GptOssTopKRouter", "logits weight index", {"weight", "bias"}),
     "GraniteMoeForCausalLM": ("GraniteMoeTopKRouter", "logits weight index", {"weight"}),
     "GraniteMoeHybridForCausalLM": ("GraniteMoeHybridTopKRouter", "logits weight index", {"weight"}),
+    "GraniteMoeSWAForCausalLM": ("GraniteMoeSWATopKRouter", "logits weight index", {"weight"}),
     "GraniteMoeSharedForCausalLM": ("GraniteMoeSharedTopKRouter", "logits weight index", {"weight"}),
+    "HYV3ForCausalLM": ("HYV3TopKRouter", "logits weight index", {"weight"}),
+    "HYV4ForCausalLM": ("HYV4TopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "HunYuanMoEV1ForCausalLM": ("HunYuanMoEV1Gate", "logits weight index", {"wg.weight"}),
     "JambaForCausalLM": ("JambaTopKRouter", "logits weight index", {"weight"}),
+    "KimiLinearForCausalLM": ("KimiLinearTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "Kolibri1ForCausalLM": ("Kolibri1TopKRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "LagunaForCausalLM": ("LagunaTopKRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "Lfm2MoeForCausalLM": ("Lfm2MoeTopKRouter", "logits weight index", {"weight"}),
     "Llama4ForCausalLM": ("Llama4Router", "scores logits", {"weight"}),
+    "MellumForCausalLM": ("MellumTopKRouter", "logits weight index", {"weight"}),
+    "MiMoV2FlashForCausalLM": ("MiMoV2FlashTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
+    "MiniMaxM2ForCausalLM": ("MiniMaxM2TopKRouter", "logits weight index", {"weight"}),
+    "Mistral4ForCausalLM": ("Mistral4TopkRouter", "logits weight index", {"weight"}),
     "MixtralForCausalLM": ("MixtralTopKRouter", "logits weight index", {"weight"}),
+    "NemotronHForCausalLM": ("NemotronHTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
     "OlmoeForCausalLM": ("OlmoeTopKRouter", "logits weight index", {"weight"}),
     "PhimoeForCausalLM": ("PhimoeTopKRouter", "logits weight index", {"weight"}),
     "Qwen2MoeForCausalLM": ("Qwen2MoeTopKRouter", "logits weight index", {"weight"}),
     "Qwen3MoeForCausalLM": ("Qwen3MoeTopKRouter", "logits weight index", {"weight"}),
+    "Qwen3NextForCausalLM": ("Qwen3NextTopKRouter", "logits weight index", {"weight"}),
+    "Qwen3OmniMoeThinkerForConditionalGeneration": (
+        "Qwen3OmniMoeThinkerTextTopKRouter",
+        "logits weight index",
+        {"weight"},
+    ),
+    "Qwen3VLMoeForConditionalGeneration": ("Qwen3VLMoeTextTopKRouter", "logits weight index", {"weight"}),
     "Qwen3_5MoeForCausalLM": ("Qwen3_5MoeTopKRouter", "logits weight index", {"weight"}),
+    "SolarOpenForCausalLM": ("SolarOpenTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
 }
-SHAPES = {"logits": (15, 8), "scores": (15, 8), "weight": (15, 2), "index": (15, 2)}
+SHAPES = {"logits": (15, 8), "scores": (15, 8), "probabilities": (15, 8), "weight": (15, 2), "index": (15, 2)}
 
 
 def test_every_family_is_probed():
@@ -53,7 +108,7 @@ def test_the_router_contract_of_transformers_is_the_one_we_know(family):
     hook.remove()
     assert len(calls) == 1, f"{where}: the router is called {len(calls)} times per forward pass"
     args, output = calls[0]
-    assert len(args) == 1, where
+    assert len(args) == (2 if tap_of(model).architecture.argument_name else 1), where
     assert args[0].shape[-1] == site.hidden_size, where
     assert [tuple(value.shape) for value in output] == [SHAPES[name] for name in outputs.split()], where
 

@@ -58,6 +58,8 @@ class Architecture(ABC):
     continues_cache: bool = True
     #: False where the native model mixes sequences packed into a row, as layers of linear attention do
     packs: bool = True
+    #: False where a decoder block hands the next one more than its hidden states: a pass cannot be entered midway
+    divisible: bool = True
     #: why Bayesian routers are refused, one sentence; empty where they are supported
     bayesian_refusal: str = ""
 
@@ -136,6 +138,10 @@ class Architecture(ABC):
     @abstractmethod
     def gates(self, site: RouterSite, logits: Tensor, index: Tensor) -> Tensor:
         """Gate weights ``[tokens, k]`` of the chosen experts under logits ``[tokens, experts]``."""
+
+    def read(self, site: RouterSite, hidden: Tensor, output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :meth:`unpack` does; for routers whose output alone does not tell their logits."""
+        return self.unpack(site, output)
 
     def unpack(self, site: RouterSite, output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """``(router_logits, gate_weight, expert_index)`` of the native router's output."""

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmoer.architectures.base import Architecture, RouterSite, tiny_values
+from vmoer.architectures.base import Architecture, RouterSite
 from vmoer.architectures.rules import outside_best_groups
+from vmoer.architectures.tiny import latent_attention_values
 
 
 class DeepseekV2(Architecture):
@@ -54,19 +55,3 @@ class DeepseekV2(Architecture):
             "routed_scaling_factor": 2.0,
         }
         return DeepseekV2Config(**{**values, **overrides})
-
-
-def latent_attention_values() -> dict[str, Any]:
-    """What the tiny DeepSeek models share: multi-head latent attention, one dense block below the sparse ones."""
-    return tiny_values(
-        num_key_value_heads=4,
-        n_routed_experts=8,
-        n_shared_experts=1,
-        moe_intermediate_size=16,
-        first_k_dense_replace=1,
-        kv_lora_rank=8,
-        q_lora_rank=8,
-        qk_nope_head_dim=8,
-        qk_rope_head_dim=4,
-        v_head_dim=8,
-    )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vmoer.architectures.deepseek_v2 import latent_attention_values
 from vmoer.architectures.rules import CorrectedSigmoid
+from vmoer.architectures.tiny import latent_attention_values
 
 
 class DeepseekV3(CorrectedSigmoid):

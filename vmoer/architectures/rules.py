@@ -127,6 +127,8 @@ class CorrectedSigmoid(SigmoidArchitecture):
     """
 
     rule = "sigmoid + correction bias → best groups → top-k; gates: sigmoid, renormalised, scaled"
+    #: whether the native router returns the chosen experts best first
+    best_first: bool = False
 
     def selection_scores(self, site: RouterSite, logits: Tensor) -> Tensor:
         router = site.router
@@ -135,11 +137,15 @@ class CorrectedSigmoid(SigmoidArchitecture):
         return scores.masked_fill(outside_best_groups(groups, router.topk_group, site.n_experts), float("-inf"))
 
     def select(self, site: RouterSite, logits: Tensor) -> Tensor:
-        return self.selection_scores(site, logits).topk(site.top_k, dim=-1, sorted=False).indices
+        return self.selection_scores(site, logits).topk(site.top_k, dim=-1, sorted=self.best_first).indices
 
     def gates(self, site: RouterSite, logits: Tensor, index: Tensor) -> Tensor:
         router = site.router
         weight = logits.sigmoid().gather(1, index)
         if router.norm_topk_prob:
             weight = weight / (weight.sum(dim=-1, keepdim=True) + 1e-20)
-        return weight * router.routed_scaling_factor
+        return self.scale(site, weight)
+
+    def scale(self, site: RouterSite, weight: Tensor) -> Tensor:
+        """Return the gates ``[tokens, k]`` times the factor that the native router multiplies them by."""
+        return weight * site.router.routed_scaling_factor

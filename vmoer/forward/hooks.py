@@ -194,7 +194,7 @@ class Tap:
 
     def _base(self, site: RouterSite, hidden: Tensor, output: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """What the router decides before any posterior: the native triple, or that of a fine-tuned router."""
-        logits, weight, index = self.architecture.unpack(site, output)
+        logits, weight, index = self.architecture.read(site, hidden, output)
         shift = self.shifts.get(site.layer)
         if shift is None:
             return logits, weight, index

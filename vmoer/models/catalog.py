@@ -121,7 +121,7 @@ def model_identity(model: nn.Module, source: str | os.PathLike[str]) -> dict[str
     return {
         "architecture": type(base).__name__,
         "source": known.kind if known else "folder" if os.path.isdir(source) else str(source),
-        "n_layers": int(base.config.num_hidden_layers),
+        "n_layers": int(base.config.get_text_config().num_hidden_layers),
         "moe_layers": [site.layer for site in sites],
         "n_experts": sites[0].n_experts,
         "top_k": sites[0].top_k,

@@ -31,8 +31,8 @@ def answer_log_probabilities(model: nn.Module, rows: Sequence[Row]) -> tuple[Ten
     ids, mask, scored = ids.to(device), mask.to(device), scored.to(device)
     shortest = min(len(prompt) + len(answer) for prompt, answer in rows)
     kept = min(max(len(answer) for _, answer in rows) + width - shortest + 1, width)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits[:, :-1].float()
-    return logits.log_softmax(-1), ids[:, width - kept + 1 :], scored[:, width - kept + 1 :]
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits[:, -kept:]
+    return logits[:, :-1].float().log_softmax(-1), ids[:, width - kept + 1 :], scored[:, width - kept + 1 :]
 
 
 def log_likelihood(model: nn.Module, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:

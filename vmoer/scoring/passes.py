@@ -45,7 +45,8 @@ class Passes:
     ) -> None:
         self.model, self.handle, self.sample_ids, self.expand = model, handle, sample_ids, expand
         self.draws = len(sample_ids) if sample_ids is not None else 1
-        self.split = min(handle.layers) if handle is not None and self.draws > 1 else 0
+        divisible = handle is not None and self.draws > 1 and tap_of(model).architecture.divisible
+        self.split = min(handle.layers) if handle is not None and divisible else 0
         self.prefix = prefix
         if prefix is not None:
             self.cache = fork_cache(model, prefix)
@@ -105,7 +106,7 @@ class Passes:
                 past_key_values=self.cache,
                 use_cache=self.cache is not None,
                 logits_to_keep=keep,
-            ).logits
+            ).logits[:, -keep:]  # some models return all, whatever is asked for
 
 
 def averaged_prefix(model: nn.Module, handle: Sampler, prompts: list[list[int]]) -> Any:

@@ -76,7 +76,7 @@ def sample_routing(
         counts[site.layer] += hits.sum(0).cpu()
 
     config: Any = tap.model.config
-    rows = max(min(batch_tokens // length, LOGIT_BUDGET // (last * config.vocab_size)), 1)
+    rows = max(min(batch_tokens // length, LOGIT_BUDGET // (last * config.get_text_config().vocab_size)), 1)
     totals: list[tuple[Tensor, Tensor]] = []
     first = []
     with evaluation(model), torch.inference_mode(), tap.listening(count):
@@ -88,7 +88,7 @@ def sample_routing(
             prompt = input_ids.expand(len(ids), length)
             with drawn:
                 output = model(input_ids=prompt, attention_mask=torch.ones_like(prompt), logits_to_keep=last)
-            log_p = output.logits.float().log_softmax(-1)
+            log_p = output.logits[:, -last:].float().log_softmax(-1)  # some models return all positions
             p = log_p.exp()
             totals.append((p.sum(0).double().cpu(), -(p * log_p).sum(-1).sum(0).double().cpu()))
             first.append(p[:, 0].cpu())

@@ -22,8 +22,13 @@ def tiny_model(family: str = "GraniteMoeForCausalLM", seed: int = 0, **overrides
         torch.manual_seed(seed)
         model = getattr(transformers, family)(config)
         for site in architecture_of(model).sites(model):
-            for buffer in site.router.buffers():  # correction biases start at zero, where they correct nothing
-                buffer.normal_(std=0.1)
+            tensors = [*site.router.named_parameters(), *site.router.named_buffers()]
+            tensors += [*site.block.named_parameters(recurse=False), *site.block.named_buffers(recurse=False)]
+            for name, tensor in tensors:
+                if name.endswith(("correction_bias", "expert_bias")):  # start at zero, where they correct nothing
+                    tensor.data.normal_(std=0.1)
+                elif tensor.dim() == 2 and not tensor.any():  # a router that starts at zero chooses nothing
+                    tensor.data.normal_(std=0.2)
     return model.eval()
 
 
