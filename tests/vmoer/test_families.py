@@ -13,6 +13,8 @@ from transformers import (
     GraniteMoeHybridForCausalLM,
     JetMoeConfig,
     JetMoeForCausalLM,
+    KimiLinearForCausalLM,
+    OlmoeForCausalLM,
 )
 
 from vmoer.architectures import architecture_of, architectures
@@ -73,7 +75,7 @@ def test_many_experts_all_experts_and_one(experts, k):
 
 def test_a_dense_model_is_refused_with_what_was_looked_for():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2))
-    with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel is dense: none of its modules is a router"):
+    with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel is dense: none of its modules holds experts"):
         architecture_of(model)
 
 
@@ -86,8 +88,27 @@ def test_a_hash_router_is_refused_by_name():
 
 def test_an_unknown_family_is_refused_with_its_router():
     with torch.device("meta"):
-        model = JetMoeForCausalLM(JetMoeConfig(num_hidden_layers=1))
-    with pytest.raises(UnsupportedModelError, match=r"JetMoeForCausalLM has routers .* does not know"):
+        model = type("NewMoeForCausalLM", (JetMoeForCausalLM,), {})(JetMoeConfig(num_hidden_layers=1))
+    with pytest.raises(UnsupportedModelError, match=r"NewMoeForCausalLM has routers \(.*JetMoeTopKGating.* not know"):
+        architecture_of(model)
+
+
+def test_a_gate_of_the_attention_is_no_router():
+    """Kimi-Linear's attention has forget gates; of an unknown family with such gates the router is named."""
+    config = tiny_model("KimiLinearForCausalLM").config
+    with torch.device("meta"):
+        model = type("NewMoeForCausalLM", (KimiLinearForCausalLM,), {})(config)
+    with pytest.raises(UnsupportedModelError, match=r"\(model\.layers\.1\.mlp\.gate is a KimiLinearTopkRouter\)"):
+        architecture_of(model)
+
+
+def test_experts_without_a_known_router_are_not_called_dense():
+    config = tiny_model("OlmoeForCausalLM").config
+    with torch.device("meta"):
+        model = type("NewMoeForCausalLM", (OlmoeForCausalLM,), {})(config)
+        for layer in model.model.layers:
+            layer.mlp.gate = torch.nn.Linear(32, 8)
+    with pytest.raises(UnsupportedModelError, match=r"has experts .* but no router class this version knows"):
         architecture_of(model)
 
 

@@ -65,7 +65,9 @@ class Architecture(ABC):
 
     def backbone(self, model: nn.Module) -> nn.Module:
         """Return the module that receives ``input_ids`` and ``attention_mask``."""
-        return child(unwrap(model), "model")
+        base = unwrap(model)
+        inner = getattr(base, "model", None)
+        return inner if isinstance(inner, nn.Module) else base  # a decoder without a head is its own
 
     def decoder(self, model: nn.Module) -> tuple[str, nn.Module]:
         """Return the stack of decoder blocks and its path: of a model that also sees images, its text part."""

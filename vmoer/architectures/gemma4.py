@@ -1,4 +1,4 @@
-"""Gemma-4, sparse text models: softmax over all experts, top-k, renormalised, times a learned factor per expert.
+"""Gemma-4, sparse models: softmax over all experts, top-k, renormalised, times a learned factor per expert.
 
 A dense MLP runs beside the experts in every block. The router normalises its input itself and reports probabilities,
 not logits: its logits are computed once more from its input.
@@ -18,7 +18,7 @@ from vmoer.architectures.rules import AlwaysRenormalised, normalised
 class Gemma4(AlwaysRenormalised):
     """The router sits at ``router`` of the decoder block, beside ``experts``; dense checkpoints have none."""
 
-    classes = ("Gemma4ForCausalLM",)
+    classes = ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration")
     rule = "softmax over all → top-k → renormalised, times a factor per expert"
     block_name = ""
     router_name = "router"
@@ -41,7 +41,7 @@ class Gemma4(AlwaysRenormalised):
         return torch.softmax(logits, dim=-1, dtype=torch.float32), weight, index
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
-        from transformers import Gemma4TextConfig
+        from transformers import Gemma4Config, Gemma4TextConfig
 
         values = tiny_values(
             enable_moe_block=True,
@@ -55,4 +55,22 @@ class Gemma4(AlwaysRenormalised):
             hidden_size_per_layer_input=0,
         )
         del values["num_experts_per_tok"]
-        return Gemma4TextConfig(**{**values, **overrides})
+        text = {**values, **overrides}
+        if class_name == "Gemma4ForCausalLM":
+            return Gemma4TextConfig(**text)
+        vision = {
+            "hidden_size": 32,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 8,
+        }
+        return Gemma4Config(
+            text_config=text,
+            vision_config=vision,
+            audio_config=None,
+            image_token_id=96,
+            boi_token_id=95,
+            eoi_token_id=94,
+        )

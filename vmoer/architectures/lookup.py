@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
 from vmoer.architectures.base import Architecture, unwrap
@@ -15,12 +17,9 @@ architectures: Registry[Architecture] = Registry(
         "AXK1ForCausalLM": "vmoer.architectures.axk1:AxK1",
         "AXK2ForCausalLM": "vmoer.architectures.axk2:AxK2",
         "AfmoeForCausalLM": "vmoer.architectures.afmoe:Afmoe",
+        "AriaForConditionalGeneration": "vmoer.architectures.aria:Aria",
         "AriaTextForCausalLM": "vmoer.architectures.aria:Aria",
         "BailingHybridForCausalLM": "vmoer.architectures.bailing_hybrid:BailingHybrid",
-        "Qwen3VLMoeForConditionalGeneration": "vmoer.architectures.qwen3_vl_moe:Qwen3VlMoe",
-        "Glm4vMoeForConditionalGeneration": "vmoer.architectures.glm4v_moe:Glm4vMoe",
-        "Qwen3OmniMoeThinkerForConditionalGeneration": "vmoer.architectures.qwen3_omni_moe:Qwen3OmniMoe",
-        "Gemma4ForCausalLM": "vmoer.architectures.gemma4:Gemma4",
         "BeamForCausalLM": "vmoer.architectures.beam:Beam",
         "Cohere2MoeForCausalLM": "vmoer.architectures.cohere2_moe:Cohere2Moe",
         "DeepseekV2ForCausalLM": "vmoer.architectures.deepseek_v2:DeepseekV2",
@@ -32,8 +31,11 @@ architectures: Registry[Architecture] = Registry(
         "ExaoneMoeForCausalLM": "vmoer.architectures.exaone_moe:ExaoneMoe",
         "FlexOlmoForCausalLM": "vmoer.architectures.flex_olmo:FlexOlmo",
         "FlintForCausalLM": "vmoer.architectures.flint:Flint",
+        "Gemma4ForCausalLM": "vmoer.architectures.gemma4:Gemma4",
+        "Gemma4ForConditionalGeneration": "vmoer.architectures.gemma4:Gemma4",
         "Glm4MoeForCausalLM": "vmoer.architectures.glm4_moe:Glm4Moe",
         "Glm4MoeLiteForCausalLM": "vmoer.architectures.glm4_moe_lite:Glm4MoeLite",
+        "Glm4vMoeForConditionalGeneration": "vmoer.architectures.glm4v_moe:Glm4vMoe",
         "GlmMoeDsaForCausalLM": "vmoer.architectures.glm_moe_dsa:GlmMoeDsa",
         "GptOssForCausalLM": "vmoer.architectures.gpt_oss:GptOss",
         "GraniteMoeForCausalLM": "vmoer.architectures.granite_moe:GraniteMoe",
@@ -60,16 +62,27 @@ architectures: Registry[Architecture] = Registry(
         "Qwen2MoeForCausalLM": "vmoer.architectures.qwen2_moe:Qwen2Moe",
         "Qwen3MoeForCausalLM": "vmoer.architectures.qwen3_moe:Qwen3Moe",
         "Qwen3NextForCausalLM": "vmoer.architectures.qwen3_next:Qwen3Next",
+        "Qwen3OmniMoeThinkerForConditionalGeneration": "vmoer.architectures.qwen3_omni_moe:Qwen3OmniMoe",
+        "Qwen3VLMoeForConditionalGeneration": "vmoer.architectures.qwen3_vl_moe:Qwen3VlMoe",
         "Qwen3_5MoeForCausalLM": "vmoer.architectures.qwen3_5_moe:Qwen35Moe",
         "SolarOpenForCausalLM": "vmoer.architectures.solar_open:SolarOpen",
     },
 )
 
 
+#: heads other than a language model's: the decoder below them is that of the family's ``…ForCausalLM``
+_OTHER_HEADS = re.compile(r"(For(SequenceClassification|TokenClassification|QuestionAnswering)|Model)$")
+
+
 def architecture_of(model: nn.Module) -> Architecture:
-    """Return the family of ``model``; refuse any other model with a sentence that says what was looked for."""
+    """Return the family of ``model``; refuse any other model with a sentence that says what was looked for.
+
+    A decoder without a head (``Qwen3MoeModel``), or with the head of a classifier, is of its family too.
+    """
     name = type(unwrap(model)).__name__
     known = architectures.names()
+    if name not in known:
+        name = _OTHER_HEADS.sub("ForCausalLM", name)
     if name not in known:
         raise unsupported(unwrap(model), known)
     return architectures.get(name)()

@@ -315,7 +315,7 @@ class Tap:
             self.refresh()
 
 
-#: live taps by ``id`` of their model; a tap holds its model, so an id cannot be reused while its entry lives
+#: live taps by ``id`` of their decoder stack; a tap holds its model, so an id cannot be reused while its entry lives
 _taps: WeakValueDictionary[int, Tap] = WeakValueDictionary()
 
 
@@ -324,15 +324,21 @@ def tap_of(model: nn.Module) -> Tap:
     if hasattr(model, "_orig_mod"):
         refuse_compiled(model)
     base = unwrap(model)
-    known = _taps.get(id(base))
+    known = next((tap for tap in _taps.values() if tap.model is base), None)
+    if known is None or not known.in_use:
+        refuse_compiled(base)
     if known is not None:
-        if not known.in_use:
-            refuse_compiled(base)
         return known
-    refuse_compiled(base)
     architecture = architecture_of(base)
+    decoder = id(architecture.backbone(base))  # a model and its decoder alone are one place
+    known = _taps.get(decoder)
+    if known is not None and known.in_use:
+        raise UnsupportedModelError(
+            f"The decoder of this {type(base).__name__} already carries routers or a recorder, put on as part of a "
+            f"{type(known.model).__name__}; use that one."
+        )
     sites = architecture.sites(base)
     if not sites:
         raise UnsupportedModelError(f"{type(base).__name__} has no MoE layer: every block is dense.")
-    tap = _taps[id(base)] = Tap(base, architecture, sites)
+    tap = _taps[decoder] = Tap(base, architecture, sites)
     return tap

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vmoer.architectures import architectures
+from vmoer.architectures.refusals import REFUSED
 from vmoer.measure.model_report import report
 from vmoer.routers.base import routers
 
@@ -45,7 +46,10 @@ def markdown() -> str:
     for family in architectures.names():
         if refusal := architectures.get(family).bayesian_refusal:
             lines.append(f"- {refusal}")
-    lines += [*_REFUSALS, "", "## Known checkpoints", "", *_CHECKPOINTS, ""]
+    lines += [*_REFUSALS, "", "## Families of transformers that are refused", ""]
+    lines += ["| class | what is true of it |", "|---|---|"]
+    lines += [f"| {name} | {reason} |" for name, reason in sorted(REFUSED.items())]
+    lines += ["", "## Known checkpoints", "", *_CHECKPOINTS, ""]
     reports = {name: report(str(path)) for name, path in checkpoints().items()}
     lines += [
         "| checkpoint | parameters | active | MoE layers | experts | weights | "
@@ -91,10 +95,15 @@ _REFUSALS = [
     "scores each expert by a sigmoid; use in-router or predictive.",
     "- *Hash routers*: DeepseekV4ForCausalLM picks experts by looking the token id up in a table (… is a "
     "DeepseekV4HashRouter): such a choice has no uncertainty to model.",
-    "- *Unknown families*: JetMoeForCausalLM has routers (… is a JetMoeTopKGating), but they are of a family this "
+    "- *Unknown families*: NewMoeForCausalLM has routers (… is a NewMoeTopKGating), but they are of a family this "
     "version does not know; docs/extending.md shows how to add one.",
-    "- *Dense models*: GPT2LMHeadModel is dense: none of its modules is a router (looked for classes called …Router, "
-    "…Gate or …Gating).",
+    "- *Experts without a known router*: NewMoeForCausalLM has experts (… is a NewMoeBlock), but no router class this "
+    "version knows; docs/extending.md shows how to add a family.",
+    "- *Parallel wrappers*: DataParallel is a wrapper that runs copies of a model; pass `model.module`.",
+    "- *Text and images*: Llama4ForConditionalGeneration reads images beside text; load it as Llama4ForCausalLM "
+    "(AutoModelForCausalLM does), its text model.",
+    "- *Dense models*: GPT2LMHeadModel is dense: none of its modules holds experts (looked for modules called experts "
+    "and classes called …Experts, …MoE or …SparseMLP).",
     "- *Dense checkpoints of a sparse class*: GraniteMoeHybridForCausalLM has no MoE layer: every block is dense.",
 ]
 
