@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vmoer.errors import UnsupportedModelError
+
 
 @dataclass(frozen=True)
 class RouterSite:
@@ -93,6 +95,11 @@ class Architecture(ABC):
                 continue
             router = inside_adapters(called)
             n_experts, top_k = self.sizes(router)
+            if not isinstance(top_k, int) or top_k < 1:
+                raise UnsupportedModelError(
+                    f"The configuration of this {type(unwrap(model)).__name__} does not say how many experts a token "
+                    f"is given: the number is {top_k!r}."
+                )
             names = (stack, "layers", str(layer), self.block_name, self.router_name)
             found.append(
                 RouterSite(

@@ -45,7 +45,7 @@ def report(source: str) -> dict[str, Any]:
     config = read_config(path)
     fetched = path.name == "config.json" and HUB_ID.fullmatch(source) and not Path(source).exists()
     weights = "none here" if fetched else _weights(path)
-    size = skeleton_from_config(config)
+    size = skeleton_from_config(config, source)
     width = _BYTES.get(size.dtype, 4)
     return {
         "model": source,

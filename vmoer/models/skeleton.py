@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from vmoer.architectures import RouterSite, architecture_of, unwrap
+from vmoer.autoclass import auto_class
 from vmoer.errors import ModelSourceError, UnsupportedModelError
 from vmoer.models.folder_check import hub_kernels
 
@@ -78,17 +79,17 @@ def skeleton_of(model: nn.Module) -> Skeleton:
         n_active=parameters - idle,
         layer_macs=tuple(macs),
         head_macs=base.get_output_embeddings().weight.numel(),
-        dtype=str(base.config.dtype or base.dtype).removeprefix("torch."),
+        dtype=str(base.config.get_text_config().dtype or base.config.dtype or base.dtype).removeprefix("torch."),
         softmax=architecture.softmax,
         bayesian_refusal=architecture.bayesian_refusal,
     )
 
 
-def skeleton_from_config(config: Any) -> Skeleton:
-    """The sizes of the causal language model that a Hugging Face ``config`` describes."""
+def skeleton_from_config(config: Any, source: str = "") -> Skeleton:
+    """The sizes of the causal language model that a Hugging Face ``config`` (read from ``source``) describes."""
     key = (type(config).__name__, config.to_json_string(use_diff=False))
     if key not in _KNOWN:
-        _KNOWN[key] = _build(copy.deepcopy(config))
+        _KNOWN[key] = _build(copy.deepcopy(config), source or type(config).__name__)
     return _KNOWN[key]
 
 
@@ -114,15 +115,15 @@ def read_config(path: Path) -> Any:
         raise ModelSourceError(f"{path} is no valid configuration of {kind}: {reason[:300]}") from error
 
 
-def _build(config: Any) -> Skeleton:
-    from transformers import AutoModelForCausalLM
-
+def _build(config: Any, where: str) -> Skeleton:
+    auto = auto_class(config)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except ValueError as error:
-        raise UnsupportedModelError(
-            f"{type(config).__name__} describes no causal language model of transformers."
+            model = auto.from_config(config)
+    except Exception as error:  # a value that no part of the model knows is found where that part is built
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+        raise ModelSourceError(
+            f"{where} describes a model that transformers cannot build: {type(error).__name__}: {reason}"
         ) from error
     return skeleton_of(model)
 
