@@ -94,9 +94,11 @@ class Resident:
         return str(self.model.dtype).removeprefix("torch.")
 
     def kernels(self) -> dict[str, Any]:
-        """What decides the last bits: attention and expert kernels, threads."""
+        """Return what decides the last bits: attention and expert kernels, threads, and how weights are stored."""
         config = self.model.config
+        stored = getattr(self.model, "stored_as", None)
         return {
+            **({"weights": stored} if stored else {}),
             "attention": str(getattr(config, "_attn_implementation", None)),
             "experts": str(getattr(config, "_experts_implementation", None)),
             "threads": torch.get_num_threads(),

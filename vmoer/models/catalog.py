@@ -17,12 +17,14 @@ from torch import nn
 
 from vmoer.architectures import architecture_of, unwrap
 from vmoer.architectures.fingerprint import fingerprint
+from vmoer.autoclass import auto_class
 from vmoer.devices import pick_device, pick_dtype
-from vmoer.errors import ModelSourceError
+from vmoer.errors import ModelSourceError, UnsupportedModelError
 from vmoer.models.folder_check import check_folder
 from vmoer.models.hub import HUB_ID, fetch_from_hub
 from vmoer.models.recipes import random_models, smollm2
 from vmoer.models.upcycle import Progress
+from vmoer.quantised import describe, loading_options, require_whole_routers
 from vmoer.models.weights_check import check_loading, check_weights
 from vmoer.registry import unknown_name
 
@@ -117,6 +119,8 @@ def model_identity(model: nn.Module, source: str | os.PathLike[str]) -> dict[str
     digest = hashlib.sha256(json.dumps(fingerprint(sites), sort_keys=True).encode())
     for rows in base.get_input_embeddings().weight.detach().split(_ROWS):
         digest.update(rows.to("cpu", torch.float32).contiguous().numpy().tobytes())
+    if getattr(base, "stored_as", None):  # the same routers and embedding, other weights elsewhere
+        digest.update(base.stored_as.encode())
     known = {info.name: info for info in available_models()}.get(str(source))
     return {
         "architecture": type(base).__name__,
@@ -125,7 +129,7 @@ def model_identity(model: nn.Module, source: str | os.PathLike[str]) -> dict[str
         "moe_layers": [site.layer for site in sites],
         "n_experts": sites[0].n_experts,
         "top_k": sites[0].top_k,
-        "n_parameters": sum(parameter.numel() for parameter in base.parameters()),
+        "n_parameters": int(base.num_parameters()),
         "weights_sha256": digest.hexdigest(),
         "synthetic": known.synthetic if known else False,
     }
@@ -163,20 +167,25 @@ def _folder_of(info: ModelInfo, build: bool, progress: Progress | None) -> Path:
 
 
 def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     check_weights(folder)
     safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safely
-        )
+        config = AutoConfig.from_pretrained(folder, **safely)
+        options = {**safely, **loading_options(config, device), "dtype": dtype, "use_safetensors": True}
+        model, info = auto_class(config).from_pretrained(folder, output_loading_info=True, **options)
+    except UnsupportedModelError:
+        raise
     except Exception as error:  # damaged files raise many kinds; the first line says which
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelSourceError(f"{folder} cannot be loaded: {reason[:300]}") from error
-    check_loading(folder.name, info, model.config.to_dict())  # once more, with what was in fact loaded
-    return model.to(device).eval(), tokenizer
+    check_loading(folder.name, info, config.to_dict())  # once more, with what was in fact loaded
+    model.stored_as = describe(config)
+    if model.stored_as is not None:
+        require_whole_routers(model)
+    return (model if "device_map" in options else model.to(device)).eval(), tokenizer
 
 
 def _megabytes(folder: Path) -> float:
