@@ -8,11 +8,11 @@ import pytest
 from transformers import models
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES, model_type_to_module_name
 
-from pipelines.cli import run
+from pipelines.cli.app import run
 from vmoer.architectures import architectures
 from vmoer.errors import VmoerError
-from vmoer.fitness import report
-from vmoer.models import load_model
+from vmoer.measure.model_report import report
+from vmoer.models.catalog import load_model
 
 _EXPERTS = re.compile(r"^class \w*(Experts|MoE|Moe|SparseMoeBlock|SparseMLP)\(", flags=re.M)
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vmoer
+from vmoer.attach import bayesianize
 from vmoer.errors import ModelSourceError, UnsupportedModelError
-from vmoer.handle import bayesianize
-from vmoer.models import load_model, model_identity
-from vmoer.quantised import require_whole_routers
+from vmoer.models.catalog import load_model, model_identity
+from vmoer.models.quantised import require_whole_routers
 from vmoer.testing import tiny_batch, tiny_model, trace_of
 
 _TOKENIZER = Path(vmoer.__file__).parent / "bundled" / "worldfacts-moe"

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from vmoer.architectures.fingerprint import fingerprint
-from vmoer.checkpoint import load_routers
+from vmoer.attach import bayesianize, load_routers
 from vmoer.errors import VmoerError
-from vmoer.handle import bayesianize
-from vmoer.tap import tap_of
+from vmoer.forward.hooks import tap_of
 from vmoer.testing import assert_same_decisions, hooks_of, tiny_batch, tiny_model, trace_of
 
 peft = pytest.importorskip("peft", reason="peft is an optional companion")

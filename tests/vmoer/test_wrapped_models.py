@@ -12,9 +12,9 @@ from transformers import (
 )
 
 from vmoer.architectures import architecture_of
+from vmoer.attach import bayesianize
 from vmoer.errors import UnsupportedModelError
-from vmoer.handle import bayesianize
-from vmoer.recorder import record
+from vmoer.forward.recorder import record
 from vmoer.testing import hooks_of, tiny_batch, tiny_model, trace_of
 
 

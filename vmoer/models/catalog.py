@@ -17,14 +17,14 @@ from torch import nn
 
 from vmoer.architectures import architecture_of, unwrap
 from vmoer.architectures.fingerprint import fingerprint
-from vmoer.autoclass import auto_class
 from vmoer.devices import pick_device, pick_dtype
 from vmoer.errors import ModelSourceError, UnsupportedModelError
+from vmoer.models.autoclass import auto_class
 from vmoer.models.folder_check import check_folder
 from vmoer.models.hub import HUB_ID, fetch_from_hub
+from vmoer.models.quantised import describe, loading_options, require_whole_routers
 from vmoer.models.recipes import random_models, smollm2
 from vmoer.models.upcycle import Progress
-from vmoer.quantised import describe, loading_options, require_whole_routers
 from vmoer.models.weights_check import check_loading, check_weights
 from vmoer.registry import unknown_name
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from vmoer.architectures import RouterSite, architecture_of, unwrap
-from vmoer.autoclass import auto_class
 from vmoer.errors import ModelSourceError, UnsupportedModelError
+from vmoer.models.autoclass import auto_class
 from vmoer.models.folder_check import hub_kernels
 
 #: skeletons by class and content of their configuration

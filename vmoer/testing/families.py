@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vmoer.architectures import RouterSite, architecture_of, architectures
 from vmoer.attach import bayesianize
-from vmoer.forward.decision import Decision
 from vmoer.errors import UnsupportedModelError
+from vmoer.forward.decision import Decision
 from vmoer.forward.hooks import tap_of
 from vmoer.forward.recorder import record
 from vmoer.measure.noise_floor import expert_kernels
