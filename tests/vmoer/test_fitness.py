@@ -57,7 +57,7 @@ def test_the_meta_device_gives_what_the_model_gives(family):
     skeleton = skeleton_of(model)
     assert skeleton_from_config(model.config) == skeleton
     assert skeleton.n_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert len(skeleton.layer_macs) == model.config.num_hidden_layers
+    assert len(skeleton.layer_macs) == model.config.get_text_config().num_hidden_layers
     assert efficiency.model_macs(model.config) == sum(skeleton.layer_macs) + skeleton.head_macs
 
 

@@ -18,6 +18,7 @@ CONTRACT = {
     "AXK1ForCausalLM": ("AXK1TopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
     "AXK2ForCausalLM": ("AXK2TopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
     "AfmoeForCausalLM": ("AfmoeTokenChoiceRouter", "logits weight index", {"gate.weight"}),
+    "AriaForConditionalGeneration": ("AriaTextTopKRouter", "logits weight index", {"weight"}),
     "AriaTextForCausalLM": ("AriaTextTopKRouter", "logits weight index", {"weight"}),
     "BailingHybridForCausalLM": (
         "BailingHybridTopkRouter",
@@ -42,6 +43,11 @@ CONTRACT = {
     "Gemma4ForCausalLM": (
         "Gemma4TextRouter",
         "probabilities weight index",
+        {"scale", "per_expert_scale", "proj.weight"},
+    ),
+    "Gemma4ForConditionalGeneration": (
+        "Gemma4TextRouter",
+        "logits weight index",
         {"scale", "per_expert_scale", "proj.weight"},
     ),
     "Glm4MoeForCausalLM": ("Glm4MoeTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
@@ -86,7 +92,13 @@ CONTRACT = {
     "Qwen3_5MoeForCausalLM": ("Qwen3_5MoeTopKRouter", "logits weight index", {"weight"}),
     "SolarOpenForCausalLM": ("SolarOpenTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
 }
-SHAPES = {"logits": (15, 8), "scores": (15, 8), "probabilities": (15, 8), "weight": (15, 2), "index": (15, 2)}
+SHAPES = {
+    "logits": (15, 8),
+    "scores": (15, 8),
+    "probabilities": (15, 8),
+    "weight": (15, 2),
+    "index": (15, 2),
+}
 
 
 def test_every_family_is_probed():

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmoer.errors import ModelSourceError
+from vmoer.errors import ModelSourceError, UnsupportedModelError
 from vmoer.models import safetensors_check as safefile
+from vmoer.models.autoclass import auto_class
 from vmoer.models.folder_check import INDEX
 
 _SHOWN = 3
@@ -33,7 +34,7 @@ def check_weights(folder: Path) -> bool:
 
     False for quantised checkpoints, whose tensors are compared while they are loaded.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("quantization_config"):
@@ -45,7 +46,7 @@ def check_weights(folder: Path) -> bool:
         with _silence():
             settings = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(settings)
+                model = auto_class(settings).from_config(settings)
             _, info = type(model).from_pretrained(
                 None,
                 config=model.config,
@@ -55,6 +56,8 @@ def check_weights(folder: Path) -> bool:
                 ignore_mismatched_sizes=True,  # they are collected, and refused below
                 output_loading_info=True,
             )
+    except UnsupportedModelError:
+        raise
     except Exception as error:  # configurations and conversions fail in many ways; the first line says which
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelSourceError(f"The tensors of {folder} do not fit its config.json: {reason[:300]}") from error
