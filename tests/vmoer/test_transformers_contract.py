@@ -90,11 +90,13 @@ CONTRACT = {
     ),
     "Qwen3VLMoeForConditionalGeneration": ("Qwen3VLMoeTextTopKRouter", "logits weight index", {"weight"}),
     "Qwen3_5MoeForCausalLM": ("Qwen3_5MoeTopKRouter", "logits weight index", {"weight"}),
+    "Qwen4ExpForCausalLM": ("Qwen4ExpTextTopKRouter", "logits weight index", {"weight"}),
     "SolarOpenForCausalLM": ("SolarOpenTopkRouter", "logits weight index", {"weight", "e_score_correction_bias"}),
 }
 SHAPES = {
     "logits": (15, 8),
     "scores": (15, 8),
+    "probabilities": (15, 8),
     "probabilities": (15, 8),
     "weight": (15, 2),
     "index": (15, 2),

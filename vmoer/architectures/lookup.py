@@ -65,6 +65,7 @@ architectures: Registry[Architecture] = Registry(
         "Qwen3OmniMoeThinkerForConditionalGeneration": "vmoer.architectures.qwen3_omni_moe:Qwen3OmniMoe",
         "Qwen3VLMoeForConditionalGeneration": "vmoer.architectures.qwen3_vl_moe:Qwen3VlMoe",
         "Qwen3_5MoeForCausalLM": "vmoer.architectures.qwen3_5_moe:Qwen35Moe",
+        "Qwen4ExpForCausalLM": "vmoer.architectures.qwen4_exp:Qwen4Exp",
         "SolarOpenForCausalLM": "vmoer.architectures.solar_open:SolarOpen",
     },
 )

@@ -66,8 +66,6 @@ REFUSED: dict[str, str] = {
         "turns sound codes into more of them, without experts"
     ),
     "Qwen3OmniMoeTalkerForConditionalGeneration": "turns text into sound codes and is no language model",
-    "Qwen4ExpForCausalLM": _NOT_DESCRIBED,
-    "Qwen4ExpForConditionalGeneration": _NOT_DESCRIBED,
     "Step3p7ForConditionalGeneration": _NOT_DESCRIBED,
     "SwitchTransformersForConditionalGeneration": _ENCODER_DECODER,
     "UnlimitedOcrForConditionalGeneration": _NOT_DESCRIBED,
