@@ -97,7 +97,6 @@ SHAPES = {
     "logits": (15, 8),
     "scores": (15, 8),
     "probabilities": (15, 8),
-    "probabilities": (15, 8),
     "weight": (15, 2),
     "index": (15, 2),
 }

@@ -82,7 +82,9 @@ _FEATURES = """## Every family
 | sequences packed by `position_ids` | ✓ each is an example, routed as if alone; refused where the model mixes them |
 | `output_router_logits=True`, auxiliary loss | ✓ the logits that routed; loss unchanged where the family has one |
 | option scoring, predictive sampling against a shared cache | ✓ (Jamba feeds options token by token) |
-| LoRA (peft) | ✓ wrapped or not |
+| LoRA (peft) | ✓ wrapped or not; on the routers themselves too: the adapted router is recorded and made Bayesian |
+| a decoder without a head, or with a classifier's | ✓ recorded and made Bayesian as within its language model |
+| checkpoints in 4 and 8 bits | MXFP4, FP8 unpacked; bitsandbytes packed; others need their package; routers whole |
 | `device_map` with CPU offload (accelerate) | ✓ tested on three; Llama-4 fails natively |
 | gradient checkpointing | refused while Bayesian routers train; recording works |
 | `torch.compile` of the model, its `forward` or a part | refused: compiled code does not call the hooks that route |
