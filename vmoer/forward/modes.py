@@ -16,7 +16,8 @@ Batch = Mapping[str, Tensor]
 
 def random_tokens(model: nn.Module, rows: int = 4, length: int = 64) -> dict[str, Tensor]:
     """A batch of random token ids (own generator), for measurements that need no meaning."""
-    config: Any = model.config.get_text_config()
+    whole: Any = model.config
+    config = whole.get_text_config()
     generator = torch.Generator().manual_seed(0)
     length = min(length, getattr(config, "max_position_embeddings", length))
     ids = torch.randint(0, config.vocab_size, (rows, length), generator=generator)
