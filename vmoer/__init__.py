@@ -15,6 +15,7 @@ _PUBLIC = {
     "Handle": "vmoer.handle",
     "load_routers": "vmoer.attach",
     "load_model": "vmoer.models.catalog",
+    "open_runs": "vmoer.registry",
     "record": "vmoer.forward.recorder",
     "Recorder": "vmoer.forward.recorder",
     "RoutingTrace": "vmoer.forward.trace",
@@ -31,6 +32,7 @@ __all__ = [
     "bayesianize",
     "load_model",
     "load_routers",
+    "open_runs",
     "record",
 ]
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from vmoer.handle import Handle
     from vmoer.measure.attribution import attribute
     from vmoer.models.catalog import load_model
+    from vmoer.registry import open_runs
 
 
 def __getattr__(name: str) -> Any:

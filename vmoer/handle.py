@@ -15,6 +15,7 @@ from vmoer.architectures import RouterSite
 from vmoer.architectures.fingerprint import fingerprint
 from vmoer.errors import UnknownNameError, UnsupportedModelError, VmoerError
 from vmoer.forward.hooks import Mode, Tap
+from vmoer.forward.html import facts_html
 from vmoer.registry import unknown_name
 from vmoer.routers.base import BayesianRouter
 
@@ -179,6 +180,20 @@ class Handle:
 
     def __exit__(self, *_: object) -> None:
         self.restore()
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        facts = {
+            "model": type(self.model).__name__,
+            "method": self.method,
+            "estimator": self.estimator,
+            "layers": layer_selection.describe(self.layers),
+            "samples": self.samples,
+            "seed": self.seed,
+            "parameters": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
+            "state": "active" if self.active else "restored",
+        }
+        return facts_html("Bayesian routers", facts)
 
     def __repr__(self) -> str:
         state = "active" if self.active else "restored"

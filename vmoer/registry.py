@@ -1,4 +1,4 @@
-"""Name → class registries with a did-you-mean, open to third parties through entry points."""
+"""Name → class registries with a did-you-mean, open to third parties through entry points; stored runs likewise."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import difflib
 import importlib
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from vmoer.errors import UnknownNameError
+from vmoer.errors import UnknownNameError, VmoerError
 
 T = TypeVar("T")
 
@@ -73,3 +74,15 @@ def unknown_name(kind: str, name: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."
+
+
+def open_runs(home: str | Path = "vmoer-data") -> Any:
+    """Return the stored runs of a data folder, read-only: ``runs()``, ``frame(run, table)``, ``sql(query)``.
+
+    This library knows no store: the reader (:class:`store.runs.Runs`) is registered under the entry point
+    ``vmoer.runs``. Raises :class:`VmoerError` where none is installed.
+    """
+    found = next(iter(entry_points(group="vmoer.runs")), None)
+    if found is None:
+        raise VmoerError("No reader of stored runs is registered; install this project with `pip install -e .`.")
+    return found.load()(home)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vmoer.forward import frames
+from vmoer.forward.html import facts_html, rows_html
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[Any]
 
@@ -76,7 +82,55 @@ class RoutingTrace:
             columns[name] = np.ma.masked_invalid(getattr(self, name).reshape(-1))
         return columns
 
+    def to_frame(self, tokenizer: Any = None) -> pd.DataFrame:
+        """Return a pandas DataFrame with a row per token and layer; with a tokenizer it has the tokens' texts.
+
+        Columns: ``example``, ``position``, ``token_id``, ``token`` (only with a tokenizer), ``phase``, ``layer``,
+        ``experts`` and ``gates`` (arrays, by falling selection score), ``native_experts``, ``overlap``, ``entropy``
+        (nats), ``margin``, ``variance`` (NaN where nothing is Bayesian).
+        """
+        return frames.to_frame(self._columns(tokenizer))
+
+    def to_arrow(self, tokenizer: Any = None) -> Any:
+        """Return the columns of :meth:`to_frame` as a ``pyarrow.Table``; experts and gates are lists of length k."""
+        return frames.to_arrow(self._columns(tokenizer))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: how much was recorded, and the first decisions."""
+        tokens, layers = self.overlap.shape
+        facts = {
+            "texts": len(np.unique(self.example)),
+            "tokens": tokens,
+            "MoE layers": layers,
+            "experts per token": self.expert_index.shape[-1],
+            "mean routing entropy (nats)": f"{self.routing_entropy.mean():.4g}",
+            "routed unlike the native router": f"{(self.overlap < self.expert_index.shape[-1]).mean():.1%}",
+        }
+        first = self.take(np.arange(min(tokens, 3)))._columns(None)
+        return facts_html("Routing trace", facts) + rows_html(first, 6)
+
+    def _columns(self, tokenizer: Any) -> dict[str, Array]:
+        """Columns for other programs, a row per token and layer, token-major."""
+        decisions = self.decisions()
+        owner = decisions["token"]
+        columns = {name: getattr(self, name)[owner] for name in ("example", "position", "token_id")}
+        if tokenizer is not None:
+            texts = {int(token): tokenizer.decode([int(token)]) for token in np.unique(self.token_id) if token >= 0}
+            columns["token"] = np.array([texts.get(int(token), "") for token in columns["token_id"]], dtype=object)
+        columns["phase"] = np.where(self.decode, "decode", "prefill").astype(object)[owner]
+        columns["layer"] = decisions["layer"].astype(np.int64)
+        names = {
+            "experts": "expert_index",
+            "gates": "gate_weight",
+            "native_experts": "base_expert_index",
+            "overlap": "overlap",
+            "entropy": "routing_entropy",
+            "margin": "top_k_margin",
+        }
+        columns |= {shown: decisions[name] for shown, name in names.items()}
+        return {**columns, "variance": self.logit_variance.reshape(-1)}
+
     def examples(self) -> Iterator[RoutingTrace]:
-        """One trace per recorded row, in order."""
+        """Yield one trace per recorded text, in order."""
         for number in np.unique(self.example):
             yield self.take(self.example == number)
