@@ -21,6 +21,8 @@ FORMATS = ("csv", "parquet", "json", "latex", "duckdb")
 # A spreadsheet takes a cell that begins so for a formula. One more apostrophe goes in front, also
 # where there already are some: removing one restores the text.
 FORMULA = r"^'*[=+\-@\t\r\n]"
+#: without it Excel takes UTF-8 for the code page of its country
+_BYTE_ORDER_MARK = "\ufeff"
 LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -52,7 +54,8 @@ def export_table(
 ) -> Path:
     """Write ``table`` of the given runs (None: of all) to a file and return its path; an older file is replaced.
 
-    ``csv``: plain, lists as JSON text, text that a spreadsheet would run as a formula gets an apostrophe in front.
+    ``csv``: UTF-8 with the mark by which Excel knows it, lists as JSON text; text that a spreadsheet would run as a
+    formula gets an apostrophe in front.
     ``parquet``: the schema's types. ``json``: ``{"card": …, "rows": […]}``. ``latex``: a booktabs table, numbers with
     four significant digits. ``duckdb``: one database with every table (or only ``table``), facts included.
     The reproducibility card goes into the file's metadata; ``card`` also writes it beside, as ``<output>.card.json``.
@@ -161,15 +164,18 @@ def _copy(store: Store, table: schema.Table, runs: Sequence[str], columns: str, 
 
 
 def _write_csv(store: Store, tables: list[schema.Table], runs: list[str], card: dict[str, Any], path: Path) -> None:
-    def cell(column: schema.Column) -> str:
+    def cell(column: schema.Column, shown: str) -> str:
         if column.type.endswith("[]"):
-            return f'to_json("{column.name}")::VARCHAR AS "{column.name}"'
+            return f'to_json("{column.name}")::VARCHAR AS "{shown}"'
         if column.type == "VARCHAR":
             risky = f'regexp_matches("{column.name}", {engine.literal(FORMULA)})'
-            return f'CASE WHEN {risky} THEN chr(39) || "{column.name}" ELSE "{column.name}" END AS "{column.name}"'
-        return f'"{column.name}"'
+            return f'CASE WHEN {risky} THEN chr(39) || "{column.name}" ELSE "{column.name}" END AS "{shown}"'
+        return f'"{column.name}" AS "{shown}"'
 
-    columns = ", ".join(cell(column) for column in tables[0].columns)
+    # the mark goes in with the first column's name, with which the file begins
+    shown = [column.name for column in tables[0].columns]
+    shown[0] = _BYTE_ORDER_MARK + shown[0]
+    columns = ", ".join(map(cell, tables[0].columns, shown))
     _copy(store, tables[0], runs, columns, path, "FORMAT csv, HEADER")
 
 

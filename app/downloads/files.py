@@ -60,7 +60,10 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:
-    """``frame`` as UTF-8 CSV; text that a spreadsheet would run as a formula is prefixed with an apostrophe."""
+    """``frame`` as CSV in UTF-8 with the mark by which Excel knows it.
+
+    Text that a spreadsheet would run as a formula is prefixed with an apostrophe.
+    """
 
     def safe(value: Any) -> Any:
         value = plain_json(value)
@@ -72,7 +75,9 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
         name: (column if pd.api.types.is_numeric_dtype(column) else column.map(safe)) for name, column in frame.items()
     }
     return (
-        pd.DataFrame(columns, columns=frame.columns).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode("utf-8")
+        pd.DataFrame(columns, columns=frame.columns)
+        .to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+        .encode("utf-8-sig")
     )
 
 

@@ -23,6 +23,7 @@ FRAME = pd.DataFrame(
 
 
 def test_csv_round_trips_numbers_exactly_and_defuses_formulas() -> None:
+    assert exports.csv_bytes(FRAME).startswith(b"\xef\xbb\xbf"), "so that Excel reads it as UTF-8"
     back = pd.read_csv(io.BytesIO(exports.csv_bytes(FRAME)))
     assert back["value"].tolist()[:2] == [0.1, -0.25]
     assert back["value"].isna().tolist() == [False, False, True, False]

@@ -10,6 +10,7 @@ from dataclasses import replace
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -65,6 +66,17 @@ def test_csv_reads_back_equal_with_plain_pandas(store, tmp_path, table):
         if column.type.endswith("[]"):
             got[column.name] = [None if pd.isna(cell) else json.loads(cell) for cell in got[column.name]]
     _assert_equal(got, _expected(store, table), table)
+
+
+def test_csv_is_marked_as_utf8_for_excel_and_read_back_by_what_reads_csv(store, tmp_path):
+    path = export_table(store, FCVR, "predictions", "csv", tmp_path / "t.csv")
+    content = path.read_bytes()
+    assert content.startswith(b"\xef\xbb\xbfrun_id,")
+    assert content.count(b"\xef\xbb\xbf") == 1
+    expected = [column.name for column in schema.TABLES["predictions"].columns]
+    assert list(pd.read_csv(path).columns) == expected
+    assert duckdb.read_csv(str(path)).columns == expected
+    assert pa_csv.read_csv(path).column_names == expected
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -171,7 +183,7 @@ def test_no_csv_cell_begins_like_a_formula_and_every_text_can_be_restored(home, 
         path = export_table(store, FCVR, "examples", "csv", tmp_path / "t.csv")
     import csv
 
-    with path.open(newline="", encoding="utf-8") as handle:
+    with path.open(newline="", encoding="utf-8-sig") as handle:
         rows = list(csv.DictReader(handle))
     assert len(rows) == len(texts)
     for row, text in zip(rows, texts, strict=True):
@@ -224,7 +236,7 @@ def test_a_card_with_quotes_and_newlines_stays_inside_the_metadata(home, tmp_pat
 
 def test_the_card_can_lie_beside_a_plain_csv(store, tmp_path):
     path = export_table(store, FCVR, "metrics", "csv", tmp_path / "t.csv", card=True)
-    assert path.read_text().startswith("run_id,")
+    assert path.read_text(encoding="utf-8-sig").startswith("run_id,")
     assert json.loads((tmp_path / "t.csv.card.json").read_text())["runs"][0]["run_id"] == FCVR
 
 
