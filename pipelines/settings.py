@@ -59,6 +59,9 @@ class Settings:
     max_questions: int = Field(default=100_000, description="most questions one data set may use")
     max_prompt_chars: int = Field(default=200_000, description="longest question or option, characters")
     max_spec_bytes: int = Field(default=262_144, description="largest spec file, bytes")
+    max_file_bytes: int = Field(
+        default=200_000_000, description="largest question file that is not Parquet, and unpacked, bytes"
+    )
     models: str = Field(
         default="", description="folders and hub ids that the dashboard may use beside the bundled models, by commas"
     )

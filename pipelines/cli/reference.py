@@ -56,8 +56,9 @@ _MEANING = {
     "Data.near": "near-OoD sets",
     "Data.far": "far-OoD sets",
     "Data.validation": "fits the temperature; left out: cross-fitted by question id",
-    "DataSource.path": "Parquet file or folder, or a file of prompts without answers (text, CSV, JSON lines, Parquet) "
-    "for the stages trace and susceptibility; a relative path is looked for beside the spec first",
+    "DataSource.path": "file or folder of questions (Parquet, CSV, JSON, JSON lines; `docs/data.md`), or a file of "
+    "prompts without answers for the stages trace and susceptibility; a relative path is looked for beside the spec "
+    "first",
     "DataSource.name": "built-in set: worldfacts",
     "DataSource.hub": "hub data set id (needs the extra `hub`)",
     "DataSource.split": "split of a built-in or hub set",

@@ -10,6 +10,7 @@ import typer
 
 from pipelines import console
 from pipelines.cli.root import Device, Engine, Json, SpecFile
+from pipelines.data.questions import said_of_files
 from pipelines.jobs import client as jobs
 from pipelines.settings import load_settings
 from pipelines.spec.model import load_spec, places
@@ -28,6 +29,8 @@ def run(
     """Compute an experiment; what an earlier attempt finished is used, Ctrl-C keeps what is computed."""
     settings = replace(load_settings(), device=device, engine=engine)
     spec = load_spec(spec_file, settings)
+    for sentence in [] if json_ else said_of_files(spec, places(spec_file), settings):
+        console.say(sentence)
     # a spec that is only queued needs no torch, so what computes is imported where it is needed
     if resume:
         for sentence in import_module("pipelines.experiment.manifests").recheck(settings.home, spec):

@@ -1,7 +1,6 @@
-"""Question sets from Parquet, from the built-in generator or from the hub, checked row by row before any is used.
+"""Question sets from files, from the built-in generator or from the hub, checked row by row before any is used.
 
-A file of prompts without answers (:mod:`pipelines.data.prompt_files`) is a question set too, for the stages that ask
-nothing.
+A file of prompts without answers is a question set too, for the stages that ask nothing.
 
 Order: when ``limit`` is given, the questions with the smallest SHA-256 of their id are kept, and they are used in that
 order. So a limit is a random subset that depends on nothing but the ids, and a larger limit contains a smaller one.
@@ -13,24 +12,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipelines.data import worldfacts
+from pipelines.data.files import DATA_SUFFIXES, rows_of_file, stem_and_suffix
 from pipelines.data.hub import hub_rows
-from pipelines.data.option_rules import check_letters, check_options, refuse_many, repeats
-from pipelines.data.prompt_files import parse_prompts
+from pipelines.data.option_rules import check_letters, refuse_many, repeats
+from pipelines.data.reading import Reading, limits_of_file, read_items
+from pipelines.data.rows import Limits
+from pipelines.data.shown import what_it_is
 from pipelines.errors import DataError
 from pipelines.settings import Settings, load_settings
 from pipelines.spec.model import DataSource, Role, Spec, resolve_path
 from pipelines.spec.runs import expand
 from pipelines.spec.stage_table import UNANSWERED
-
-COLUMNS = ("id", "question", "choices", "answer")
-_PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,8 @@ class QuestionSet:
     questions: tuple[Question, ...]
     normalise: bool = True
     left_out: tuple[str, ...] = ()
+    #: what each file of the source was recognised as, and what of it is not used
+    recognised: tuple[str, ...] = ()
 
     @property
     def content_sha256(self) -> str:
@@ -112,18 +113,18 @@ def load_questions(
 ) -> QuestionSet:
     """The checked, filtered and limited questions of one source; the first bad row is refused by file and row."""
     settings = settings or load_settings()
-    name, shown, rows = _rows(source, folders, settings)
+    name, shown, readings = read_source(source, folders, settings)
     kept = []
-    seen: set[str] = set()
-    for where, row in rows:
-        question = row if isinstance(row, Question) else _question(row, where, settings.max_prompt_chars)
-        if question.id in seen:
-            raise DataError(f"{where}: id {question.id[:80]!r} occurs twice; ids must be unique in a question set")
-        seen.add(question.id)
-        inside = source.tenths is None or source.tenths[0] <= tenth(question.id) < source.tenths[1]
-        matches = (source.where or {}).items()
-        if inside and all(not isinstance(row, Question) and str(row.get(key)) == value for key, value in matches):
-            kept.append(question)
+    recognised = []
+    seen = False
+    for reading in readings:
+        recognised.append(f"{reading.name}: {what_it_is(reading)}")
+        for item in reading.accepted():
+            seen = True
+            inside = source.tenths is None or source.tenths[0] <= tenth(item.id) < source.tenths[1]
+            matches = (source.where or {}).items()
+            if inside and all(str(getattr(item, key)) == value for key, value in matches):
+                kept.append(Question(item.id, item.question, item.choices, item.answer))
     if not kept:
         reason = f"no question matches {source.where}" if source.where and seen else "it has no questions"
         raise DataError(f"{shown}: {reason}")
@@ -141,9 +142,19 @@ def load_questions(
             "or raise VMOER_MAX_QUESTIONS"
         )
     if source.where and source.label is None:
-        name = ".".join([name, *(_slug(value) for value in source.where.values())])
+        name = ".".join([name, *(slug(value) for value in source.where.values())])
     normalised = normalise if source.normalise is None else source.normalise
-    return QuestionSet(source.label or name, role, shown, tuple(kept), normalised, left_out)
+    return QuestionSet(source.label or name, role, shown, tuple(kept), normalised, left_out, tuple(recognised))
+
+
+def said_of_files(spec: Spec, folders: Sequence[str], settings: Settings) -> list[str]:
+    """Return what each file of people's own was recognised as; nothing of a file that cannot be read."""
+    said: list[str] = []
+    for role, source in spec.data.by_role():
+        if source.path is not None:
+            with suppress(DataError):
+                said += load_questions(source, role, folders, settings).recognised
+    return list(dict.fromkeys(said))
 
 
 def tenth(identifier: str) -> int:
@@ -151,58 +162,60 @@ def tenth(identifier: str) -> int:
     return int.from_bytes(hashlib.sha256(f"split:{identifier}".encode()).digest()[:8], "big") % 10
 
 
-def _rows(
-    source: DataSource, folders: Sequence[str], settings: Settings
-) -> tuple[str, str, Iterable[tuple[str, dict[str, Any] | Question]]]:
-    """``(name, what to show, rows with their place)`` of a source."""
+def read_source(source: DataSource, folders: Sequence[str], settings: Settings) -> tuple[str, str, Iterator[Reading]]:
+    """Return ``(name, what to show, what each of its files holds)`` of a source."""
+    limits = limits_of_file(settings)
     if source.name is not None:
         path = _built_in(source.name, str(source.split))
-        return str(source.split), f"{source.name}:{source.split}", _parquet(path)
+        return str(source.split), f"{source.name}:{source.split}", _files([path], settings, limits)
     if source.hub is not None:
         shown = ":".join(part for part in (source.hub, source.config, source.split) if part)
-        return _slug(source.hub.rpartition("/")[2]), shown, hub_rows(source)
+        stem = f"{source.hub}-{source.split or 'test'}"
+        rows = hub_rows(source)
+        found = read_items(rows, source.hub, settings, limits, lambda number: f"{stem}-{number}")
+        return slug(source.hub.rpartition("/")[2]), shown, iter([found])
     path = resolve_path(str(source.path), folders)
     if not os.path.exists(path):  # also for what can be no file name
-        raise DataError(f"no question set at {str(source.path)[:200]}; give a Parquet file or a folder of them")
+        raise DataError(f"no question set at {str(source.path)[:200]}; give a file or a folder of files")
     if not path.is_dir():
-        rows = _prompts(path, settings) if _holds_prompts(path) else _parquet(path)
-        return _slug(path.stem), path.name, rows
-    files = sorted(path.glob("*.parquet"))
+        return slug(stem_and_suffix(path.name)[0]), path.name, _files([path], settings, limits)
+    files = _data_files(path)
     if not files:
-        raise DataError(f"the folder {source.path} has no .parquet file")
-    return _slug(path.name), path.name, (row for file in files for row in _parquet(file))
+        raise DataError(f"the folder {source.path} has no .parquet file, nor one of .json, .jsonl, .csv or .tsv")
+    return slug(path.name), path.name, _files(files, settings, limits, many=True)
 
 
-def _holds_prompts(path: Path) -> bool:
-    """Whether a file is one of prompts without answers: no Parquet, or Parquet with a prompt and no choices."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with _readable(path), path.open("rb") as handle:
-        if handle.read(4) != _PARQUET_MAGIC:
-            return path.suffix != ".parquet"
-        try:
-            names = pq.read_schema(path).names
-        except (pa.ArrowException, UnicodeDecodeError):
-            return False  # reading the rows will say what is wrong
-    return "choices" not in names and ("prompt" in names or "text" in names)
+def _data_files(folder: Path) -> list[Path]:
+    """The files of a folder that make one set: its Parquet files, or without any those of other kinds."""
+    files = sorted(folder.glob("*.parquet"))
+    return files or sorted(path for path in folder.iterdir() if stem_and_suffix(path.name)[1] in DATA_SUFFIXES)
 
 
-def _prompts(path: Path, settings: Settings) -> Iterable[tuple[str, Question]]:
-    with _readable(path), path.open("rb") as handle:
-        content = handle.read(settings.max_upload_bytes + 1)
-    return (
-        (f"{path.name} prompt {prompt.id}", Question(prompt.id, prompt.text, (), -1))
-        for prompt in parse_prompts(content, settings, path.name)
-    )
+def _files(paths: Sequence[Path], settings: Settings, limits: Limits, many: bool = False) -> Iterator[Reading]:
+    """What each file holds; with ``many`` the ids made for files without ids begin with the file's name."""
+    seen: set[str] = set()
+    for path in paths:
+        stem = slug(stem_and_suffix(path.name)[0])
+        rows = rows_of_file(path, limits)
+        numbered = partial(_numbered, stem) if many else None
+        yield _within(read_items(rows, path.name, settings, limits, numbered, seen), path, settings)
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot read {path.name}: {error.strerror or 'damaged file'}") from None
+def _numbered(stem: str, number: int) -> str:
+    return f"{stem}-{number + 1:05d}"
+
+
+def _within(reading: Reading, path: Path, settings: Settings) -> Reading:
+    """The reading itself, unless it is of more prompts than a file may hold."""
+    if reading.answered or not reading.items:
+        return reading
+    size = path.stat().st_size
+    if size > settings.max_upload_bytes:
+        raise DataError(f"{path.name} has {size:,} bytes; at most {settings.max_upload_bytes:,} are allowed")
+    if len(reading.items) > settings.max_upload_prompts:
+        most = f"{settings.max_upload_prompts:,}"
+        raise DataError(f"{path.name} has more than {most} prompts, the most that are allowed")
+    return reading
 
 
 def _built_in(name: str, split: str) -> Path:
@@ -213,50 +226,7 @@ def _built_in(name: str, split: str) -> Path:
     return Path(worldfacts.split_path(split))
 
 
-def _parquet(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with path.open("rb") as handle:
-            if handle.read(4) != _PARQUET_MAGIC:
-                raise DataError(f"{path.name} is not a Parquet file")
-        with pq.ParquetFile(path) as file:
-            names = set(file.schema_arrow.names)
-            missing = [column for column in COLUMNS if column not in names]
-            if missing:
-                raise DataError(f"{path.name} has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
-            wanted = [name for name in (*COLUMNS, "subject", "source") if name in names]
-            row = 0
-            for batch in file.iter_batches(batch_size=4096, columns=wanted):
-                for values in batch.to_pylist():
-                    yield f"{path.name} row {row}", values
-                    row += 1
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name} cannot be read as Parquet: {str(error).splitlines()[0][:200]}") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path.name}: {error.strerror or 'damaged file'}") from None
-
-
-def _question(row: dict[str, Any], where: str, max_chars: int) -> Question:
-    identifier, text, given, answer = (row.get(column) for column in COLUMNS)
-    if not isinstance(identifier, str) or not identifier or len(identifier) > 500:
-        raise DataError(f"{where}: id must be text of 1 to 500 characters")
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{where}: question is empty")
-    choices = check_options(given, where)
-    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        raise DataError(f"{where}: answer must be a 0-based index below {len(choices)} (found {answer!r})")
-    for value in (identifier, text, *choices):
-        if len(value) > max_chars:
-            raise DataError(f"{where}: a text has {len(value)} characters; at most {max_chars} are allowed")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise DataError(f"{where}: a text holds a lone surrogate, which is no character") from None
-    return Question(identifier, text, choices, answer)
-
-
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """Return a text with nothing in it but letters, digits, dots, underscores and hyphens."""
     kept = "".join(char if char.isalnum() or char in "._-" else "-" for char in text)
     return kept.strip(".-")[:64] or "questions"

@@ -98,6 +98,7 @@ def begin_run(session: Session, run: RunPlan, setup: Setup) -> RunManifest:
             "base": setup.base,
             "texts": session.texts(),
             "normalise": {item.name: item.normalise for item in inputs.sets},
+            "recognised": {item.name: list(item.recognised) for item in inputs.sets},
             "versions": versions(),
             "commit": commit(),
             "python": platform.python_version(),

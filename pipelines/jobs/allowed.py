@@ -12,12 +12,15 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.data import worldfacts
+from pipelines.data.files import DATA_SUFFIXES, stem_and_suffix
 from pipelines.data.prompt_files import Prompt
+from pipelines.data.reading import Item
 from pipelines.errors import SpecError
 from pipelines.jobs import client as jobs
 from pipelines.settings import Settings
@@ -39,8 +42,11 @@ def question_sets(settings: Settings) -> dict[str, DataSource]:
     """Question sets a page may use, by what to call them: built-in splits and the files of registered folders."""
     found = {f"worldfacts · {split}": DataSource(name="worldfacts", split=split) for split in worldfacts.SPLITS}
     for folder in _folders(settings):
-        for path in sorted(folder.glob("*.parquet")):
-            found[f"{folder.name} · {path.stem}"] = DataSource(path=f"{folder.name}/{path.name}")
+        for path in sorted(folder.iterdir()):
+            stem, suffix = stem_and_suffix(path.name)
+            if suffix in DATA_SUFFIXES and path.is_file():
+                shown = stem if path.suffix == ".parquet" else path.name
+                found[f"{folder.name} · {shown}"] = DataSource(path=f"{folder.name}/{path.name}")
     return found
 
 
@@ -49,9 +55,9 @@ def folders(settings: Settings) -> list[str]:
     return [str(settings.home.absolute()), *(str(folder.parent) for folder in _folders(settings))]
 
 
-def keep_prompts(prompts: Sequence[Prompt], settings: Settings) -> DataSource:
-    """Store prompts in the data folder, once per content, as a question set without answers."""
-    rows = [{"id": prompt.id, "prompt": prompt.text} for prompt in prompts]
+def keep_prompts(items: Sequence[Item | Prompt], settings: Settings) -> DataSource:
+    """Store prompts or questions in the data folder, once per content, as a question set."""
+    rows = [_row(item) for item in items]
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
     name = f"prompts-{digest}.parquet"
     path = settings.home / _UPLOADS / name
@@ -59,6 +65,14 @@ def keep_prompts(prompts: Sequence[Prompt], settings: Settings) -> DataSource:
         with replacing(path) as temporary:
             pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
     return DataSource.model_validate({"path": f"{_UPLOADS}/{name}", "as": f"prompts-{digest[:8]}"})
+
+
+def _row(item: Item | Prompt) -> dict[str, Any]:
+    if isinstance(item, Prompt):
+        return {"id": item.id, "prompt": item.text}
+    if not item.choices:
+        return {"id": item.id, "prompt": item.question}
+    return {"id": item.id, "question": item.question, "choices": list(item.choices), "answer": item.answer}
 
 
 def submit(spec: Spec, settings: Settings) -> str:

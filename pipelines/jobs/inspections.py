@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines.data.prompt_files import check_prompt
+from pipelines.data.checks import check_prompt
 from pipelines.errors import DataError, JobError, SpecError
 from pipelines.jobs import client as jobs
 from pipelines.jobs.allowed import allowed_models

@@ -96,6 +96,8 @@ def seeds() -> list[bytes]:
         b'{"prompt": "a", "id": "1"}\n"b"\n',
         b'id,prompt\n1,a\n2,"b\nc"\n',
         b"one\r\n\r\ntwo\n",
+        b'[{"question": "a", "choices": ["b", "c"], "answer": "A"}]',
+        b"question;choices;answer\n1;['b' 'c'];1\n2;[\"b\", \"c\"];0\n",
         parquet(prompt=["a", "b"], id=["1", "2"]),
         parquet(id=["q"], question=["Which?"], choices=[["a", "b"]], answer=[0]),
     ]

@@ -175,12 +175,12 @@ def test_no_value_of_a_spec_reaches_a_shell() -> None:
 
 def test_a_parquet_file_that_unpacks_to_far_more_than_it_holds_is_stopped_by_the_limits(tmp_path: Path) -> None:
     bomb = question(0, question="x" * 250_000)
-    with pytest.raises(DataError, match="250000 characters"):
+    with pytest.raises(DataError, match="250,000 characters"):
         load_questions(stored(tmp_path / "bomb.parquet", [bomb] * 200))
     assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
     many = pa.table({f"c{i}": pa.array([0], pa.int8()) for i in range(20_000)})
     pq.write_table(many, tmp_path / "wide.parquet")
-    with pytest.raises(DataError, match="has no column 'id'"):
+    with pytest.raises(DataError, match="more than 1,000 columns"):
         load_questions(DataSource(path=str(tmp_path / "wide.parquet")))
 
 

@@ -23,7 +23,8 @@ from app.pages import path_of
 from app.shared.text import plain
 from app.shared.token_strip import strip_html, visible
 from pipelines.console import clean
-from pipelines.data.prompt_files import check_prompt, parse_prompts
+from pipelines.data.checks import check_prompt
+from pipelines.data.prompt_files import parse_prompts
 from pipelines.errors import DataError
 from pipelines.settings import Settings
 from pipelines.spec.model import parse_spec

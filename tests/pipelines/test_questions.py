@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.data.hub import normalised_row
 from pipelines.data.questions import load_all, load_questions
+from pipelines.data.reading import limits_of_file, read_items
+from pipelines.data.rows import Rows
 from pipelines.errors import DataError
 from pipelines.settings import Settings
 from pipelines.spec.model import DataSource, parse_spec
@@ -68,7 +69,7 @@ def test_limit_does_not_depend_on_the_order_of_the_file(tmp_path: Path) -> None:
         ({"question": None}, "question is empty"),
         ({"id": ""}, "id must be text"),
         ({"id": "q0"}, "id 'q0' occurs twice"),
-        ({"question": "x" * 300_000}, "a text has 300000 characters"),
+        ({"question": "x" * 300_000}, "has 300,000 characters"),
     ],
 )
 def test_bad_row_is_refused_by_file_and_row(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -99,7 +100,11 @@ def test_missing_file_column_and_empty_sets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no .parquet file"):
         load_questions(DataSource(path=str(tmp_path)))
     pq.write_table(pa.table({"id": ["a"], "question": ["b"]}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="has no column 'choices'"):
+    assert not load_questions(DataSource(path=str(tmp_path / "x.parquet"))).questions[0].answered
+    with pytest.raises(DataError, match="holds prompts without answers"):
+        load_all(parse_spec({"model": "m", "data": {"id": {"path": str(tmp_path / "x.parquet")}}}))
+    pq.write_table(pa.table({"id": ["a"], "question": ["b"], "choices": [["c", "d"]]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="found 'id', 'question', 'choices'"):
         load_questions(DataSource(path=str(tmp_path / "x.parquet")))
     with pytest.raises(DataError, match="it has no questions"):
         load_questions(write(tmp_path / "x.parquet", []))
@@ -154,11 +159,15 @@ def test_unknown_built_in_set_and_split_are_refused() -> None:
         load_questions(DataSource(name="worldfacts", split="tset"))
 
 
-def test_hub_rows_with_an_answer_key_get_an_index() -> None:
-    hub = {"id": "x", "question_stem": "Q?", "choices": {"text": ["u", "v"], "label": ["A", "B"]}, "answerKey": "B"}
-    assert normalised_row(hub, "f")["answer"] == 1
-    assert normalised_row(hub, "f")["choices"] == ["u", "v"]
-    assert normalised_row({"question": "Q?", "choices": ["u", "v"], "answer": 0}, "f")["id"] == "f"
+def test_rows_of_the_hub_are_read_like_those_of_a_file() -> None:
+    rows = [
+        {"id": "x", "question_stem": "Q?", "choices": {"text": ["u", "v"], "label": ["A", "B"]}, "answerkey": "B"},
+        {"id": "", "question_stem": "R?", "choices": {"text": ["u", "v"], "label": ["1", "2"]}, "answerkey": "1"},
+    ]
+    table = Rows("hub", tuple(rows[0]), lambda wanted: iter([(f"set row {n}", row) for n, row in enumerate(rows)]))
+    settings = Settings()
+    found = read_items(table, "set", settings, limits_of_file(settings), lambda number: f"set-test-{number}").accepted()
+    assert [(one.id, one.choices, one.answer) for one in found] == [("x", ("u", "v"), 1), ("set-test-1", ("u", "v"), 0)]
 
 
 @pytest.mark.mcqa

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.prompt_files import check_prompt, parse_prompts
+from pipelines.data.checks import check_prompt
+from pipelines.data.prompt_files import parse_prompts
 from pipelines.errors import DataError
 from pipelines.settings import Settings
 
@@ -101,7 +102,7 @@ def test_ids_are_the_files_own_or_numbers() -> None:
         (b"", "has no prompts"),
         (b"\xef\xbb\xbf\r\n  \r\n", "has no prompts"),
         (b"caf\xe9", "not UTF-8 text"),
-        ("hi".encode("utf-16"), "UTF-16"),
+        (b"\xff\xfeh\x00i", "not UTF-16 text"),
         (b"PK\x03\x04rest", "zip archive"),
         (b"\x1f\x8b\x08rest", "gzip archive"),
         (b"\x80\x04\x95pickle", "a pickle"),
@@ -112,7 +113,7 @@ def test_ids_are_the_files_own_or_numbers() -> None:
         (b'{"prompt": "ok"}\n{"prompt": ""}', "line 2 is empty"),
         (b'{"prompt": 3}', "line 1 is not text"),
         (b'{"prompt": "ok"}\nnot json', "line 2 is not a JSON object"),
-        (b'{"answer": "x"}', "no 'prompt', 'question' or 'text'"),
+        (b'{"answer": "x"}', "no column 'prompt', 'question' or 'text'"),
         (b'{"prompt": "broken', "line 1 is not a JSON object"),
         (b"[" * 5000, None),
         (b'{"a":' * 5000, "line 1 is not a JSON object"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,10 @@ from app.pages import path_of
 from app.shared.link import go
 from app.shared.text import plain, prose, sentence
 from app.worker_requests.layer_input import layers_of
-from pipelines.data.prompt_files import SUFFIXES, Prompt, parse_prompts
+from pipelines.data.files import SUFFIXES
+from pipelines.data.prompt_files import Prompt, prompts_of, read_upload
+from pipelines.data.reading import Item, Reading
+from pipelines.data.shown import first_rows, refused_rows, row_lines, what_it_is
 from pipelines.errors import PipelineError, SpecError
 from pipelines.jobs import allowed as web
 from pipelines.jobs import inspections as live
@@ -20,6 +24,7 @@ from pipelines.spec.model import Spec, parse_spec
 from pipelines.spec.shipped import shipped_methods
 
 _EXAMPLES = "Question: What is the capital of France?\nAnswer:"
+_REFUSALS_SHOWN = 50
 _NO_LAYERS = "the routers' own, else all"
 
 
@@ -54,6 +59,15 @@ def draw_form(limits: Settings, start: Start = OWN) -> None:
     methods = list(live.known_methods(limits))
     if start.note:
         st.caption(start.note)
+    upload = st.file_uploader(
+        "A file of prompts or questions",
+        type=list(SUFFIXES),
+        max_upload_size=max(1, limits.max_upload_bytes // 1_000_000),
+        key="ask.file",
+        help="Text with a prompt a line; CSV, JSON, JSON lines or Parquet with a column prompt, question or text, or "
+        "questions with options and answers. The content decides, not the name. A file takes the place of the prompt.",
+    )
+    reading = recognised(upload, limits)
     with st.form("ask", border=True):
         text = st.text_area(
             "Prompt",
@@ -62,14 +76,6 @@ def draw_form(limits: Settings, start: Start = OWN) -> None:
             height=110,
             help="One prompt, given to the model as it is. Ctrl+Enter sends the form.",
             key="ask.text",
-        )
-        upload = st.file_uploader(
-            "or a file of prompts",
-            type=list(SUFFIXES),
-            max_upload_size=max(1, limits.max_upload_bytes // 1_000_000),
-            key="ask.file",
-            help="Text with a prompt a line; CSV or Parquet with a column prompt, question or text; JSON lines. The "
-            "content decides, not the name. A file takes the place of the text above.",
         )
         with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
             with st.container(width=230):
@@ -96,7 +102,8 @@ def draw_form(limits: Settings, start: Start = OWN) -> None:
             with st.container(width=110):
                 seed = st.number_input("Seed", 0, 2**31, 0, key="ask.seed")
             untrained = st.checkbox("Untrained heads", key="ask.untrained", help="also where trained ones are shipped")
-        sent = st.form_submit_button("Inspect", type="primary")
+        unusable = upload is not None and reading is None
+        sent = st.form_submit_button("Inspect", type="primary", disabled=unusable)
     st.caption(limits_text(limits))
     if sent:
         values = {
@@ -108,7 +115,7 @@ def draw_form(limits: Settings, start: Start = OWN) -> None:
             "seed": int(seed),
             "routers": "untrained" if untrained else "shipped",
         }
-        _send(values, text, upload, limits)
+        _send(values, text, reading, limits)
 
 
 def limits_text(limits: Settings) -> str:
@@ -122,14 +129,35 @@ def limits_text(limits: Settings) -> str:
     )
 
 
-def _send(values: dict[str, Any], text: str, upload: Any, limits: Settings) -> None:
+def recognised(upload: Any, limits: Settings) -> Reading | None:
+    """Say what an uploaded file was recognised as, how its first rows read, and which rows cannot be used.
+
+    Returns what it holds; None without a file or when it cannot be used.
+    """
+    if upload is None:
+        return None
     try:
-        if upload is not None:
-            prompts = parse_prompts(upload.getvalue(), limits, "the file")
-        else:
-            prompts = [Prompt("p00001", text)]
+        reading = read_upload(upload.getvalue(), limits, "the file", upload.name)
+    except PipelineError as error:
+        st.error(prose(sentence(str(error))), title="This file cannot be used")
+        return None
+    st.caption(plain(sentence(what_it_is(reading))))
+    with st.expander("The first rows as the model reads them"):
+        for row in first_rows(reading.items):
+            st.code("\n".join(row_lines(row)), language=None)
+    if reading.refused:
+        st.error("These rows cannot be used; mend or remove them.", title=f"Rows refused: {len(reading.refused):,}")
+        st.dataframe(refused_rows([reading])[:_REFUSALS_SHOWN], hide_index=True)
+        return None
+    return reading
+
+
+def _send(values: dict[str, Any], text: str, reading: Reading | None, limits: Settings) -> None:
+    try:
+        items = reading.accepted() if reading is not None else [Item("the prompt", "p00001", text, (), -1)]
+        prompts = prompts_of(items)
         if len(prompts) > limits.live_prompts:
-            job_id = web.submit(kept_spec(prompts, values, limits), limits)
+            job_id = web.submit(kept_spec(items, values, limits), limits)
             st.success(
                 f"{len(prompts):,} prompts are more than the {limits.live_prompts} that are inspected live, so they "
                 "are traced as a job; its runs appear on the other pages.",
@@ -149,9 +177,13 @@ def _send(values: dict[str, Any], text: str, upload: Any, limits: Settings) -> N
     st.rerun()
 
 
-def kept_spec(prompts: list[Prompt], values: dict[str, Any], limits: Settings) -> Spec:
-    """The experiment that traces these prompts as the form would inspect them, prompts and tokens stored."""
-    source = web.keep_prompts(prompts, limits)
+def kept_spec(items: Sequence[Item | Prompt], values: dict[str, Any], limits: Settings) -> Spec:
+    """The experiment that traces these prompts as the form would inspect them, prompts and tokens stored.
+
+    Questions with answers are evaluated too.
+    """
+    source = web.keep_prompts(items, limits)
+    answered = any(isinstance(item, Item) and item.choices for item in items)
     trainable = [name for name in values["methods"] if live.known_methods(limits).get(name, True)]
     shipped = [name for name in trainable if name in shipped_methods(values["model"])]
     if values["routers"] == "untrained":
@@ -171,7 +203,7 @@ def kept_spec(prompts: list[Prompt], values: dict[str, Any], limits: Settings) -
             "samples": values["samples"],
             "routers": "shipped" if shipped else "untrained",
             "controls": [],
-            "stages": ["trace"],
+            "stages": ["trace", "evaluate"] if answered else ["trace"],
             "store_text": True,
             "seed": values["seed"],
             "data": {"id": source.model_dump(exclude_none=True, by_alias=True)},
