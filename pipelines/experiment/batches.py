@@ -84,8 +84,9 @@ class Work:
     def ensure(self, run: RunPlan, name: str, batch: Batch) -> bool:
         """Make the shards of a batch exist, writing only those that are not; False when all were there already."""
         module = stages.stage(name)
+        tables = stages.tables_of(name, self.session.spec)
         key = f"{name}/{batch.key}"
-        missing = [table for table in module.TABLES if not self._sound(table, run.run_id, key)]
+        missing = [table for table in tables if not self._sound(table, run.run_id, key)]
         if self.exchange is not None:
             missing = self._fetched(self.exchange, run, name, key, missing)
         if not missing:
@@ -96,8 +97,8 @@ class Work:
             computed = module.compute(self.session, run, batch)
         except torch.OutOfMemoryError as error:
             raise exhausted(f"stage {name}", error) or error from None
-        if set(computed) != set(module.TABLES):
-            raise RuntimeError(f"{key} gave {sorted(computed)} instead of {sorted(module.TABLES)}")
+        if set(computed) != set(tables):
+            raise RuntimeError(f"{key} gave {sorted(computed)} instead of {sorted(tables)}")
         self.write(run, key, {table: computed[table] for table in missing})
         if self.exchange is not None:
             for table in missing:

@@ -2,7 +2,7 @@
 
 A stage module has
 
-* ``TABLES``: the tables that every batch writes,
+* ``TABLES``: the tables that every batch writes; or a function ``tables(spec)`` where the spec decides,
 * ``applies(run)``: whether a run has this stage,
 * ``plan(session, run) -> list[Batch]``: its batches, the same whenever it is asked,
 * ``compute(session, run, batch) -> {table: columns}``: pure; the engine writes,
@@ -14,11 +14,12 @@ Which stages there are stands in the table of stages (:mod:`pipelines.spec.stage
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from pipelines.session.session import Session
+from pipelines.spec.model import Spec
 from pipelines.spec.runs import RunPlan
 from pipelines.spec.stage_table import BY_NAME
 
@@ -52,6 +53,13 @@ class Stage(Protocol):
 def stage(name: str) -> Stage:
     """Return the module of a stage."""
     return importlib.import_module(BY_NAME[name].module)
+
+
+def tables_of(name: str, spec: Spec) -> tuple[str, ...]:
+    """Return the tables that every batch of a stage writes in an experiment."""
+    module = stage(name)
+    decide: Callable[[Spec], tuple[str, ...]] | None = getattr(module, "tables", None)
+    return module.TABLES if decide is None else decide(spec)
 
 
 def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -1,6 +1,7 @@
 """Answers with their probabilities, and every calibration metric computed from them, raw and temperature-scaled.
 
-Tables: ``predictions`` per batch; ``metrics``, ``reliability_bins`` and ``comparisons`` as summaries.
+Tables: ``predictions`` per batch, and ``examples`` where texts are stored and no stage traces them; ``metrics``,
+``reliability_bins`` and ``comparisons`` as summaries.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.session.batching import prompt_of
 from pipelines.session.inputs import steps
 from pipelines.session.scoring import score
 from pipelines.session.session import Session
+from pipelines.spec.model import Spec
 from pipelines.spec.runs import RunPlan
 from pipelines.stages import Batch, Columns, columns
+from pipelines.stages.examples import example_columns
 from store.run_tables import RunTables
 from vmoer.metrics import (
     align,
@@ -36,6 +40,12 @@ from vmoer.metrics.temperature import fold_of
 from vmoer.scoring.options import Normalise, OptionScores
 
 TABLES = ("predictions",)
+
+
+def tables(spec: Spec) -> tuple[str, ...]:
+    """Return the tables of every batch: without the stage trace, the texts that are to be stored come from here."""
+    return (*TABLES, "examples") if spec.store_text and "trace" not in spec.stages else TABLES
+
 
 _FLOOR = float(np.finfo(np.float64).tiny)
 
@@ -87,7 +97,13 @@ def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Column
                 "option_tokens": options.n_tokens,
             }
         )
-    return {"predictions": columns(rows)}
+    found: dict[str, Columns] = {"predictions": columns(rows)}
+    if "examples" in tables(session.spec):
+        tokenizer = session.resident.tokenizer
+        prompts = [prompt_of(session.spec, tokenizer, question) for question in questions]
+        lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+        found["examples"] = example_columns(item, questions, prompts, lengths, store_text=True)
+    return found
 
 
 def answered(options: OptionScores, normalise: Normalise, averaged: bool) -> dict[str, Any]:

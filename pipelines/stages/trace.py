@@ -6,7 +6,6 @@ it has no trace of its own.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from pipelines.session.scoring import token_budget
 from pipelines.session.session import Session
 from pipelines.spec.runs import RunPlan
 from pipelines.stages import Batch, Columns
+from pipelines.stages.examples import example_columns
 from vmoer.forward.modes import evaluation
 
 TABLES = ("examples", "tokens", "routing")
@@ -63,16 +63,7 @@ def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Column
     decisions = trace.decisions()
     owner = decisions.pop("token")
     return {
-        "examples": {
-            "dataset": item.name,
-            "example_id": ids,
-            "role": item.role,
-            "text_sha256": [hashlib.sha256(prompt.encode()).hexdigest() for prompt in prompts],
-            "prompt": prompts if store_text else None,
-            "choices": [list(question.choices) for question in questions] if store_text else None,
-            "answer_index": [question.answer if question.answered else None for question in questions],
-            "n_tokens": [len(row) for row in rows],
-        },
+        "examples": example_columns(item, questions, prompts, [len(row) for row in rows], store_text),
         "tokens": {
             "dataset": item.name,
             "example_id": token_example,

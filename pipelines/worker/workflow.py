@@ -236,7 +236,9 @@ def _batch(job: Execution, run: RunPlan, name: str, batch: Batch) -> None:
 def _seal(job: Execution, run: RunPlan, batches: dict[str, list[dict[str, Any]]]) -> None:
     job.progress.say("summarise", run_label(run))
     planned = [(name, Batch(**row)) for name, rows in batches.items() for row in rows]
-    expected = {(table, f"{name}/{batch.key}") for name, batch in planned for table in stages.stage(name).TABLES}
+    expected = {
+        (table, f"{name}/{batch.key}") for name, batch in planned for table in stages.tables_of(name, job.session.spec)
+    }
     remove_stale_shards(job.settings.home, run.run_id, expected)
     for name, batch in planned:  # a shard may have been lost since its step was recorded
         job.work.ensure(run, name, batch)
