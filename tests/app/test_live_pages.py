@@ -12,7 +12,9 @@ from streamlit.testing.v1 import AppTest
 
 from app.pages import path_of
 from app.shared.data import open_data
+from app.views.inspect.form import kept_spec
 from app.views.jobs.form import scale_of
+from pipelines.data.prompt_files import read_upload
 from pipelines.jobs import client as jobs
 from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
@@ -53,6 +55,17 @@ def test_a_sent_prompt_waits_for_a_worker_and_can_be_cancelled(tmp_path: Path, m
     app.button(key="inspection.cancel").click().run()
     assert live.get_inspection(inspection_id, here).status == "cancelled"
     assert "cancelled" in app.info[0].value
+
+
+def test_uploaded_questions_with_answers_are_evaluated_and_prompts_are_traced(tmp_path: Path) -> None:
+    limits = Settings(home=tmp_path)
+    values = {"model": "worldfacts-moe", "methods": [], "layers": None, "samples": 3, "seed": 0, "routers": "untrained"}
+    answered = read_upload(b"question;A;B;answer\nQ;u;v;B\n", limits).accepted()
+    prompts = read_upload(b"one\ntwo\n", limits).accepted()
+    assert [kept_spec(items, values, limits).stages for items in (answered, prompts)] == [
+        ["trace", "evaluate"],
+        ["trace"],
+    ]
 
 
 @pytest.mark.parametrize(

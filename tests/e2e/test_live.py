@@ -84,6 +84,9 @@ def test_an_uploaded_file_of_prompts_comes_back_as_results(
     with opened(browser, f"{lively[0]}/inspect") as (page, _):
         page.locator('input[type="file"]').set_input_files(file)
         page.get_by_text("prompts.txt").first.wait_for()
+        page.get_by_text("CSV (comma), prompts without options: 2 prompts without answers").wait_for()
+        page.get_by_text("The first rows as the model reads them").click()
+        page.locator("code").get_by_text("Water boils at").wait_for()
         send(page)
         page.locator(".strip").wait_for()
         settle(page)
@@ -111,6 +114,22 @@ def test_an_uploaded_file_of_prompts_comes_back_as_results(
         assert done.status == "finished", done.message
         waiting.wait_for_selector("svg.marks", timeout=TIMEOUT)  # nobody reloaded it
         waiting.close()
+
+
+def test_an_upload_with_a_row_that_cannot_be_used_names_it_and_cannot_be_sent(
+    browser: Browser, lively: tuple[str, Settings], tmp_path: Path
+) -> None:
+    file = tmp_path / "questions.csv"
+    file.write_text("question;A;B;answer\n<b>Where</b> is Lyon?;France;Peru;A\nWhere is Oslo?;Norway;Peru;C\n")
+    with opened(browser, f"{lively[0]}/inspect") as (page, _):
+        page.locator('input[type="file"]').set_input_files(file)
+        page.get_by_text("Rows refused: 1").wait_for()
+        page.get_by_text(
+            "CSV (semicolon), question, a column for each option, answer: 1 question of 2 options"
+        ).wait_for()
+        page.get_by_text("The first rows as the model reads them").click()
+        page.locator("code").get_by_text("Question: <b>Where</b> is Lyon?").wait_for()
+        assert page.get_by_role("button", name="Inspect", exact=True).is_disabled()
 
 
 def test_many_prompts_become_a_job_that_the_jobs_page_shows(

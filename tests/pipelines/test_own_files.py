@@ -29,7 +29,7 @@ def test_an_evaluate_only_run_of_a_csv_file_stores_answers_and_texts(tmp_path: P
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     done = vmoer(tmp_path / "home", "run", str(tmp_path / "spec.yaml"), "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    assert "own.csv: CSV (semicolon), question, a column for each option, answer: 3 questions of 3 options" in done.stderr
+    assert "CSV (semicolon), question, a column for each option, answer: 3 questions of 3 options" in done.stderr
     assert "answers read as letters" in done.stderr
     assert "not used: 'note'" in done.stderr
     tables = published_tables(tmp_path / "home")

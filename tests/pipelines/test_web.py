@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.data.prompt_files import Prompt
+from pipelines.data.prompt_files import Prompt, prompts_of, read_upload
 from pipelines.data.questions import load_all
 from pipelines.errors import DataError, SpecError
 from pipelines.jobs import allowed as web
@@ -100,6 +101,25 @@ def test_kept_prompts_are_a_set_without_answers(settings: Settings) -> None:
         ("a", "first\nprompt", False),
         ("b", "مرحبا", False),
     ]
+
+
+def test_kept_questions_keep_their_options_and_answers(settings: Settings) -> None:
+    content = "id;question;A;B;answer\nx;Where is Lyon?;Peru;France;B\n"
+    items = read_upload(content.encode(), settings).accepted()
+    source = web.keep_prompts(items, settings)
+    spec = parse_spec({"model": "m", "data": {"id": source.model_dump(exclude_none=True, by_alias=True)}})
+    (kept,) = load_all(spec, web.folders(settings), settings)[0].questions
+    assert (kept.id, kept.question, kept.choices, kept.answer) == ("x", "Where is Lyon?", ("Peru", "France"), 1)
+    assert [prompt.text for prompt in prompts_of(items)] == ["Question: Where is Lyon?\nAnswer:"]
+
+
+def test_registered_folders_offer_every_kind_of_file(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    for name in ("a.csv", "b.jsonl.gz", "notes.md"):
+        (folder / name).write_text("question,A,B,answer\nQ,u,v,A\n")
+    offered = web.question_sets(replace(settings, datasets=str(folder)))
+    assert [shown for shown in offered if shown.startswith("sets")] == ["sets · a.csv", "sets · b.jsonl.gz"]
 
 
 @pytest.mark.parametrize(
