@@ -114,12 +114,12 @@ def test_kept_questions_keep_their_options_and_answers(settings: Settings) -> No
 
 
 def test_registered_folders_offer_every_kind_of_file(settings: Settings, tmp_path: Path) -> None:
-    folder = tmp_path / "sets"
+    folder = tmp_path / "own"
     folder.mkdir()
     for name in ("a.csv", "b.jsonl.gz", "notes.md"):
         (folder / name).write_text("question,A,B,answer\nQ,u,v,A\n")
     offered = web.question_sets(replace(settings, datasets=str(folder)))
-    assert [shown for shown in offered if shown.startswith("sets")] == ["sets · a.csv", "sets · b.jsonl.gz"]
+    assert [shown for shown in offered if shown.startswith("own")] == ["own · a.csv", "own · b.jsonl.gz"]
 
 
 @pytest.mark.parametrize(
