@@ -100,7 +100,9 @@ def question_file_lines(found: Mapping[str, Any]) -> list[str]:
     """Return the lines that show :func:`question_file` on a terminal."""
     lines = [f"{found['dataset']}: {found['n']:,} rows can be used"]
     if found["left_out"]:
-        lines.append(f"{len(found['left_out']):,} more have an option twice and are left out: {some(found['left_out'])}")
+        lines.append(
+            f"{len(found['left_out']):,} more have an option twice and are left out: {some(found['left_out'])}"
+        )
     lines += [f"{row['file']}: {row['as']}" for row in found["recognised"]]
     if found["content_sha256"] is not None:
         lines.append(f"content {found['content_sha256']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.data.option_rules import wrong_options
 from pipelines.errors import DataError
 from pipelines.settings import Settings
 
@@ -27,10 +28,9 @@ def check_question(identifier: object, text: object, choices: object, max_chars:
         return "id", "id must be text of 1 to 500 characters"
     if not isinstance(text, str) or not text.strip():
         return "question", "question is empty" if text is None or isinstance(text, str) else "question is not text"
-    if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= 100:
-        return "choices", "choices must be a list of 2 to 100 options"
-    if not all(isinstance(choice, str) and choice.strip() for choice in choices):
-        return "choices", "an option is empty or not text"
+    if wrong := wrong_options(choices):
+        return "choices", wrong
+    assert isinstance(choices, list | tuple)
     for column, value in (("id", identifier), ("question", text), *(("choices", choice) for choice in choices)):
         if len(value) > max_chars:
             return column, f"a text has {len(value)} characters; at most {max_chars} are allowed"

@@ -24,13 +24,13 @@ LETTERS = ascii_uppercase
 _FEW = 10
 
 
-def check_options(choices: object, where: str) -> tuple[str, ...]:
-    """Return 2 to 100 options with text, or refuse what is no list of such; ``where`` names the row."""
+def wrong_options(choices: object) -> str | None:
+    """Say what is wrong with the options of a question; return None when nothing is."""
     if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= MOST_OPTIONS:
-        raise DataError(f"{where}: choices must be a list of 2 to {MOST_OPTIONS} options")
+        return f"choices must be a list of 2 to {MOST_OPTIONS} options"
     if not all(isinstance(choice, str) and choice.strip() for choice in choices):
-        raise DataError(f"{where}: an option is empty or not text")
-    return tuple(choices)
+        return "an option is empty or not text"
+    return None
 
 
 def repeats(choices: Sequence[str]) -> bool:

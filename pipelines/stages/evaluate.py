@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.session.batching import prompt_of
 from pipelines.session.inputs import steps
+from pipelines.session.model_input import prompt_of, tokens_of
 from pipelines.session.scoring import score
 from pipelines.session.session import Session
 from pipelines.spec.model import Spec
@@ -101,7 +101,7 @@ def compute(session: Session, run: RunPlan, batch: Batch) -> Mapping[str, Column
     if "examples" in tables(session.spec):
         tokenizer = session.resident.tokenizer
         prompts = [prompt_of(session.spec, tokenizer, question) for question in questions]
-        lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+        lengths = [len(tokens_of(session.spec, session.resident, question).prompt) for question in questions]
         found["examples"] = example_columns(item, questions, prompts, lengths, store_text=True)
     return found
 

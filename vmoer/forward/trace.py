@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vmoer.forward import frames
+from vmoer.forward import tables
 from vmoer.forward.html import facts_html, rows_html
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ class RoutingTrace:
         ``experts`` and ``gates`` (arrays, by falling selection score), ``native_experts``, ``overlap``, ``entropy``
         (nats), ``margin``, ``variance`` (NaN where nothing is Bayesian).
         """
-        return frames.to_frame(self._columns(tokenizer))
+        return tables.to_frame(self._columns(tokenizer))
 
     def to_arrow(self, tokenizer: Any = None) -> Any:
         """Return the columns of :meth:`to_frame` as a ``pyarrow.Table``; experts and gates are lists of length k."""
-        return frames.to_arrow(self._columns(tokenizer))
+        return tables.to_arrow(self._columns(tokenizer))
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: how much was recorded, and the first decisions."""

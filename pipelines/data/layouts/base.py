@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.data.literals import value_in
+from pipelines.data.option_rules import MOST_OPTIONS
 
 #: columns that hold a question's text, the first one present is taken
 QUESTION = ("question", "question_stem", "question_text", "query", "prompt", "text")
@@ -93,7 +94,7 @@ def options_in(value: object, column: str) -> tuple[list[Any], tuple[str, ...]]:
             raise RowError(column, f"{column} must be a list of options, or options by letter in order")
         return [text for text in value.values() if text is not None], tuple(labels)
     if not isinstance(value, list | tuple):
-        raise RowError(column, f"{column} must be a list of 2 to 100 options")
+        raise RowError(column, f"{column} must be a list of 2 to {MOST_OPTIONS} options")
     if value and all(isinstance(item, dict) and {"text", "label"} <= set(item) for item in value):
         return _matched([item["text"] for item in value], [item["label"] for item in value], column)
     return list(value), ()
