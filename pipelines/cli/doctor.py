@@ -35,6 +35,7 @@ def doctor(
 
     With MODEL: what VMoER can do with it, from its configuration alone, whatever its size: family, layers, experts,
     routing rule, memory, and what each method adds to the operations per token (35 samples; in 10 layers, in all).
+    Where its weights are there, names and shapes of the tensors are compared with it, without loading any.
     """
     if model is not None:
         found = model_report(model)

@@ -121,6 +121,8 @@ def without_hooks(module):
 
 
 def test_a_replica_is_refused(model):
+    with pytest.raises(UnsupportedModelError, match=r"give its `\.module`"), vmoer.record(torch.nn.DataParallel(model)):
+        pass
     replica = model.model._replicate_for_data_parallel()
     with vmoer.record(model), pytest.raises(UnsupportedModelError, match="DataParallel"):
         replica(**INPUTS)

@@ -33,6 +33,7 @@ from vmoer.forward.silence import (
     refuse_replica,
     refuse_silent_layers,
     refuse_silent_model,
+    refuse_wrapper,
 )
 from vmoer.rng import TokenNoise, mix, mix_int
 from vmoer.routers.base import BayesianRouter
@@ -323,6 +324,7 @@ def tap_of(model: nn.Module) -> Tap:
     """The one tap of ``model``, shared by everybody who holds it; a model without known routers is refused."""
     if hasattr(model, "_orig_mod"):
         refuse_compiled(model)
+    refuse_wrapper(model)
     base = unwrap(model)
     known = next((tap for tap in _taps.values() if tap.model is base), None)
     if known is None or not known.in_use:

@@ -34,6 +34,12 @@ def refuse_compiled(model: nn.Module) -> None:
         raise UnsupportedModelError(f"{what}{_COMPILED}")
 
 
+def refuse_wrapper(model: nn.Module) -> None:
+    """Refuse a wrapper for several devices, whose hooks belong on the model inside."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UnsupportedModelError(f"{type(model).__name__} wraps the model for several devices; give its `.module`.")
+
+
 def refuse_replica(module: nn.Module, backbone: nn.Module) -> None:
     """Refuse the copy that ``torch.nn.DataParallel`` makes of a decoder stack for another device."""
     if module is not backbone:
@@ -57,8 +63,9 @@ def refuse_silent_model(model: nn.Module) -> None:
     refuse_compiled(model)
     raise UnsupportedModelError(
         f"{type(model).__name__} answered without running the decoder stack that carries the hooks, so nothing was "
-        "sampled or recorded: it was replaced, or this is a compiled copy of the model; use the model itself, with the "
-        "routers and recorders put on it as it is now."
+        "sampled or recorded: it was replaced, or this is a compiled copy of the model (generate() makes one for a "
+        "static cache on a GPU, unless disable_compile=True); use the model itself, with the routers and "
+        "recorders put on it as it is now."
     )
 
 
