@@ -65,14 +65,15 @@ def _rows(text: str, mark: str, name: str) -> Rows:
     except csv.Error:
         header = []
     columns = column_names(header, name)
+    names = [column_name(field) for field in header]  # Excel leaves columns without a name at the end
 
     def read(wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
         rows = _records(text, mark, name)
         next(rows, None)
         for place, row in rows:
-            if len(row) != len(columns):
-                raise DataError(f"{place} has {len(row)} fields, the header has {len(columns)}")
-            yield place, dict(zip(columns, row, strict=True))
+            if len(row) != len(header):
+                raise DataError(f"{place} has {len(row)} fields, the header has {len(header)}")
+            yield place, dict(zip(names, row, strict=True))
 
     return Rows(kind, tuple(columns), read)
 
@@ -82,7 +83,7 @@ def _records(text: str, mark: str, name: str) -> Iterator[tuple[str, list[str]]]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     try:
         for row in reader:
-            if row and not (len(row) == 1 and not row[0].strip()):
+            if any(field.strip() for field in row):
                 yield f"{name} line {reader.line_num}", row
     except csv.Error as error:
         raise DataError(f"{name} line {reader.line_num} is not valid CSV ({error})") from None

@@ -110,6 +110,16 @@ def test_what_is_structured_and_not_known_is_refused_and_never_lines_of_text(
         read(content.encode("latin-1"), name)
 
 
+def test_what_excel_leaves_at_the_end_of_rows_and_files_is_nothing() -> None:
+    content = "question;Option A;Option B;Correct Answer;;\r\nQ?;u;v;B;;\r\n;;;;;\r\n\r\nR?;u;v;A;;\r\n;;;;;\r\n"
+    found = read(content.encode("utf-8-sig"))
+    assert [(one.question, one.choices, one.answer) for one in found.accepted()] == [
+        ("Q?", ("u", "v"), 1),
+        ("R?", ("u", "v"), 0),
+    ]
+    assert found.unused == ()
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -9,7 +9,19 @@ from pipelines.data.answers import ANY
 from pipelines.data.layouts.base import QUESTION, Draft, Layout, first_of, options_in
 
 OPTIONS = ("choices", "options")
-ANSWERS = ("answer", "answer_index", "answer_idx", "answerkey", "answer_key", "label", "gold", "target", "correct")
+ANSWERS = (
+    "answer",
+    "answer_index",
+    "answer_idx",
+    "answerkey",
+    "answer_key",
+    "correct_answer",
+    "correct_option",
+    "correct",
+    "label",
+    "gold",
+    "target",
+)
 
 
 def _fits(columns: frozenset[str]) -> bool:
