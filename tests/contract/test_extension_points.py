@@ -45,7 +45,13 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_adds_a_part_to_every_table() -> None:
-    assert list(SECTIONS) == ["A metric of answers", "A stage", "A command", "A page"]
+    assert list(SECTIONS) == [
+        "A metric of answers",
+        "A stage",
+        "A command",
+        "A page",
+        "A layout of question files",
+    ]
     for blocks in SECTIONS.values():
         kinds = [kind for kind, *_ in blocks]
         assert kinds.count("check") == 1
