@@ -18,7 +18,7 @@ NEVER = {
     "tools": {"streamlit", "altair", "dbos", "app"},
 }
 #: file → what it may import all the same, inside functions only: a table for pyarrow is made when it is asked for
-LAZILY = {"vmoer/forward/frames.py": {"pyarrow"}}
+LAZILY = {"vmoer/forward/tables.py": {"pyarrow"}}
 #: the rooms of vmoer and pipelines that app may know, all of them torch-free (below)
 APP_MAY = (
     "vmoer.methods",
