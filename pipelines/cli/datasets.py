@@ -11,7 +11,7 @@ import typer
 from pipelines.cli.root import Json
 from pipelines.console import clean, print_json, print_rows
 from pipelines.data import worldfacts
-from pipelines.data.option_rules import repeats, some
+from pipelines.data.option_rules import refuse_many, repeats, some
 from pipelines.data.questions import Question, QuestionSet, load_questions, read_source
 from pipelines.data.shown import first_rows, refused_rows, row_lines, what_it_is
 from pipelines.errors import DataError
@@ -77,6 +77,7 @@ def question_file(path: Path) -> dict[str, Any]:
     if not items and not refused:
         raise DataError(f"{shown}: it has no questions")
     left_out = [item.id for item in items if repeats(item.choices)]
+    refuse_many(left_out, len(items), shown)
     questions = tuple(
         Question(item.id, item.question, item.choices, item.answer) for item in items if not repeats(item.choices)
     )

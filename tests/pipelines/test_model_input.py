@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.cli.datasets import question_set_rows
+from pipelines.cli.datasets import question_file
 from pipelines.data.option_rules import repeats
 from pipelines.data.prompts import letter_prompt
 from pipelines.data.questions import load_all, load_questions
@@ -187,7 +187,7 @@ class TestRepeatedOptions:
         file = write(tmp_path / "own.parquet", few)
         found = load_questions(DataSource(path=str(file)))
         assert (found.left_out, len(found.questions)) == (("twice",), 19)
-        assert question_set_rows(file)[0]["left_out"] == ["twice"]
+        assert question_file(file)["left_out"] == ["twice"]
         session = session_of(tmp_path, file, resident())
         said: list[str] = []
         session.note = said.append
@@ -204,8 +204,9 @@ class TestRepeatedOptions:
             tmp_path / "own.parquet",
             [*rows(8), one("twice", choices=["A", "A", "B"])],
         )
-        with pytest.raises(DataError, match=r"1 of 9 questions have an option twice \(twice\), more than a tenth"):
-            load_questions(DataSource(path=str(file)))
+        for read in (lambda: load_questions(DataSource(path=str(file))), lambda: question_file(file)):
+            with pytest.raises(DataError, match=r"1 of 9 questions have an option twice \(twice\), more than a tenth"):
+                read()
 
     @pytest.mark.parametrize(
         ("choices", "same"),
