@@ -14,6 +14,7 @@ class Afmoe(BiasedSigmoid):
     """The router sits at ``mlp.router`` and takes ``[batch, length, hidden]``; its matrix is ``mlp.router.gate``."""
 
     classes = ("AfmoeForCausalLM",)
+    packs = False
     router_name = "router"
     weight_name = "gate.weight"
     argument_name = "expert_bias"

@@ -12,6 +12,7 @@ class BailingHybrid(CorrectedSigmoid):
     """The router sits at ``mlp.gate``; the attention's forget gates are no routers."""
 
     classes = ("BailingHybridForCausalLM",)
+    packs = False
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers import BailingHybridConfig

@@ -12,6 +12,7 @@ class Glm4vMoe(CorrectedSigmoid):
     """The router sits at ``mlp.gate`` below ``model.language_model``; the first blocks are dense."""
 
     classes = ("Glm4vMoeForConditionalGeneration",)
+    packs = False
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers import Glm4vMoeConfig

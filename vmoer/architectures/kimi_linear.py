@@ -12,6 +12,7 @@ class KimiLinear(CorrectedSigmoid):
     """The router sits at ``mlp.gate``; the attention's forget gates are no routers."""
 
     classes = ("KimiLinearForCausalLM",)
+    packs = False
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers import KimiLinearConfig

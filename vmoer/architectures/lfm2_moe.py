@@ -14,6 +14,7 @@ class Lfm2Moe(BiasedSigmoid):
     """The router sits at ``feed_forward.gate``; its sigmoids are in the logits' dtype."""
 
     classes = ("Lfm2MoeForCausalLM",)
+    packs = False
     block_name = "feed_forward"
     argument_name = "expert_bias"
     bias_name = "expert_bias"

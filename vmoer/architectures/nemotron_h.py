@@ -12,6 +12,7 @@ class NemotronH(CorrectedSigmoid):
     """The router sits at ``mixer.gate`` of the blocks of type ``moe``."""
 
     classes = ("NemotronHForCausalLM",)
+    packs = False
     block_name = "mixer"
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:

@@ -12,6 +12,7 @@ class Qwen3Next(SoftmaxOverAll):
     """The router sits at ``mlp.gate``; the shared expert has a gate of its own."""
 
     classes = ("Qwen3NextForCausalLM",)
+    packs = False
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:
         from transformers import Qwen3NextConfig

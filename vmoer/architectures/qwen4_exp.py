@@ -12,6 +12,7 @@ class Qwen4Exp(SoftmaxOverAll):
     """The router sits at ``mlp.gate``; every block is sparse and has a shared expert with a gate of its own."""
 
     classes = ("Qwen4ExpForCausalLM",)
+    packs = False
     divisible = False
 
     def tiny_config(self, class_name: str, **overrides: Any) -> Any:

@@ -102,7 +102,9 @@ class Tap:
         bind = inspect.signature(type(backbone).forward).bind_partial
         self._hooks.append(
             backbone.register_forward_pre_hook(
-                lambda module, args, kwargs: self._enter(module, backbone, bind(module, *args, **kwargs).arguments),
+                lambda module, args, kwargs: self._enter(
+                    module, backbone, {**kwargs, **bind(module, *args, **kwargs).arguments}
+                ),
                 with_kwargs=True,
             )
         )
