@@ -66,8 +66,10 @@ def test_a_classifier_on_a_known_decoder_is_recorded():
 
 def test_a_parallel_wrapper_says_what_to_pass():
     model = torch.nn.DataParallel(tiny_model("OlmoeForCausalLM"))
-    with pytest.raises(UnsupportedModelError, match=r"DataParallel is a wrapper .* pass `model\.module`"):
+    with pytest.raises(UnsupportedModelError, match=r"DataParallel wraps the model .* give its `\.module`"):
         record(model).__enter__()
+    with pytest.raises(UnsupportedModelError, match=r"DataParallel wraps the model .* give its `\.module`"):
+        architecture_of(model)
 
 
 def test_a_model_that_sees_images_says_how_to_load_its_text_model():

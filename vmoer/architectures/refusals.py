@@ -86,7 +86,7 @@ def unsupported(model: nn.Module, names: Sequence[str]) -> UnsupportedModelError
     name = type(model).__name__
     known = f"docs/support.md lists the {len(names)} families that are supported."
     if name in _PARALLEL:
-        return UnsupportedModelError(f"{name} is a wrapper that runs copies of a model; pass `model.module`.")
+        return UnsupportedModelError(f"{name} wraps the model for several devices; give its `.module`.")
     text = re.sub(r"ForConditionalGeneration$", "ForCausalLM", name)
     if text != name and text in names:
         return UnsupportedModelError(

@@ -101,7 +101,7 @@ _REFUSALS = [
     "version does not know; docs/extending.md shows how to add one.",
     "- *Experts without a known router*: NewMoeForCausalLM has experts (… is a NewMoeBlock), but no router class this "
     "version knows; docs/extending.md shows how to add a family.",
-    "- *Parallel wrappers*: DataParallel is a wrapper that runs copies of a model; pass `model.module`.",
+    "- *Parallel wrappers*: DataParallel wraps the model for several devices; give its `.module`.",
     "- *Text and images*: Llama4ForConditionalGeneration reads images beside text; load it as Llama4ForCausalLM "
     "(AutoModelForCausalLM does), its text model.",
     "- *Dense models*: GPT2LMHeadModel is dense: none of its modules holds experts (looked for modules called experts "
