@@ -42,6 +42,15 @@ def test_a_cropped_cache_continues_as_if_the_rejected_tokens_had_never_been(mode
     assert torch.allclose(found, expected, atol=ATOL)
 
 
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_a_cache_that_the_model_made_itself_is_continued(model, return_dict):
+    with vmoer.bayesianize(model, **BAYESIAN):
+        first = model(input_ids=TEXT[:, :-1], use_cache=True, return_dict=return_dict)
+        cache = first.past_key_values if return_dict else first[1]
+        found = model(input_ids=TEXT[:, -1:], past_key_values=cache).logits[:, -1]
+        assert torch.allclose(found, last_logits(model, TEXT), atol=ATOL)
+
+
 @pytest.mark.parametrize("change", ["reorder", "select", "repeat"])
 def test_rows_that_change_places_take_their_noise_along(model, change):
     ids = torch.stack([TEXT[0, :6], TEXT[0, 6:]])

@@ -60,6 +60,14 @@ def remember(cache: Any, sums: Tensor, whole: bool) -> None:
             setattr(cache, name, _Following(cache, name))
 
 
+def remember_new(output: Any, sums: Tensor) -> None:
+    """Note what a cache has read that the model made itself in a pass, out of its ``output`` (named or a tuple)."""
+    for value in output if isinstance(output, tuple) else vars(output).values():
+        fresh = hasattr(value, "get_seq_length") and not hasattr(value, _NAME)
+        if fresh and int(value.get_seq_length()) == sums.shape[1]:
+            remember(value, sums, True)
+
+
 def recall(cache: Any, rows: int, device: torch.device) -> tuple[Tensor, bool]:
     """``[rows, slots]`` for all slots that ``cache`` still has, and whether all of them were watched."""
     length = int(cache.get_seq_length())

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vmoer.architectures import Architecture, RouterSite, architecture_of, unwrap
 from vmoer.errors import UnsupportedModelError
-from vmoer.forward.cache_history import copy_history, select_rows
+from vmoer.forward.cache_history import copy_history, remember_new, select_rows
 from vmoer.forward.decision import Decision, decide, native
 from vmoer.forward.frame import Frame, frame_of
 from vmoer.forward.silence import (
@@ -109,7 +109,7 @@ class Tap:
             )
         )
         self._hooks.append(backbone.register_forward_hook(lambda *_: self._leave(), always_call=True, prepend=True))
-        self._hooks.append(backbone.register_forward_hook(lambda *_: self._check_layers(), prepend=True))
+        self._hooks.append(backbone.register_forward_hook(lambda _m, _a, output: self._finish(output), prepend=True))
         if backbone is not self.model:
             self._hooks.append(self.model.register_forward_pre_hook(lambda *_: self._begin()))
             self._hooks.append(self.model.register_forward_hook(lambda *_: self._check_model()))
@@ -127,8 +127,10 @@ class Tap:
         if threading.get_ident() not in self._reached:
             refuse_silent_model(self.model)
 
-    def _check_layers(self) -> None:
-        """After a whole pass: every router whose decision somebody needs has run, once."""
+    def _finish(self, output: Any) -> None:
+        """After a whole pass: every router whose decision somebody needs has run, once; a new cache is remembered."""
+        assert self.frame is not None
+        remember_new(output, self.frame.sums)
         wanted = self.heads.keys() | self.overrides.keys() | self.shifts.keys()
         sites = [site for site in self.sites if self.sinks or site.layer in wanted]
         silent = [site for site in sites if site.layer not in self._heard and site.layer not in self.left_out]
