@@ -114,7 +114,7 @@ def _packed(arguments: dict[str, Any], real: Tensor, config: Any, packs: bool) -
     if not isinstance(ids, Tensor) or length == 1 or ids.shape[-1] != length:
         return None
     ids = (ids[0] if ids.dim() == 3 else ids).to(real.device).expand(real.shape[0], length)
-    use_cache = arguments.get("use_cache")
+    use_cache = arguments.get("use_cache", arguments.get("kwargs", {}).get("use_cache"))
     cached = getattr(config, "use_cache", False) if use_cache is None else use_cache
     whole = arguments.get("attention_mask") is not None or arguments.get("past_key_values") is not None or cached
     step = ids[:, 1:] - ids[:, :-1]
