@@ -66,7 +66,10 @@ def frame_of(arguments: dict[str, Any], config: Any, packs: bool) -> Frame:
 def _real(mask: Any, batch: int, past: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Which tokens of the pass are real, and the position of each, ``[batch, length]``."""
     if isinstance(mask, dict):  # made by generate() for a static cache, one per kind of attention
-        mask = mask.get("full_attention", next(iter(mask.values())))
+        made = [value for value in mask.values() if isinstance(value, Tensor)]
+        # layers of linear attention get none for a single token, which does not say that all before it are real
+        widest = max(made, key=lambda value: value.dim(), default=None)
+        mask = mask.get("full_attention", widest)
     if mask is None:
         full = torch.ones(batch, past + length, dtype=torch.bool, device=device)
     elif isinstance(mask, Tensor) and mask.dim() == 2:
