@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import vmoer
 from vmoer.errors import CheckpointError, UnsupportedModelError, VmoerError
@@ -105,6 +106,19 @@ def test_state_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(learner, TRAIN, VALIDATION, CONFIG, folder=tmp_path)
     with pytest.raises(CheckpointError, match="made with other settings"):
         train(learner, TRAIN, VALIDATION, TrainingConfig(epochs=9), folder=tmp_path)
+    restore()
+
+
+def test_state_that_lacks_tensors_is_refused_by_name(tmp_path: Path) -> None:
+    model = tiny_model("GraniteMoeForCausalLM")
+    learner, restore = start("map", model)
+    train(learner, TRAIN, VALIDATION, CONFIG, folder=tmp_path)
+    (path,) = tmp_path.glob("*-state.safetensors")
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.startswith("best."))
+    save_file({key: value for key, value in tensors.items() if key != name}, path)
+    with pytest.raises(CheckpointError, match=f"it lacks {name.removeprefix('best.')}; delete it to start again"):
+        train(learner, TRAIN, VALIDATION, CONFIG, folder=tmp_path)
     restore()
 
 

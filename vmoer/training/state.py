@@ -12,6 +12,7 @@ from torch import Tensor
 from vmoer.checkpoint import replace_file
 from vmoer.errors import CheckpointError
 from vmoer.models.safetensors_check import load_file
+from vmoer.models.weights_check import differences
 from vmoer.training.config import TrainingConfig, TrainingResult
 from vmoer.training.learner import Learner
 
@@ -59,16 +60,20 @@ def resume(
         raise CheckpointError(f"The training state in {folder} cannot be read; delete it to start again.") from error
     if state["config"] != asdict(config):
         raise CheckpointError(f"The training state in {folder} was made with other settings; delete it to start again.")
-    parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}}
-    slots: dict[int, dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
-        if kind == "adam":
-            index, _, slot = rest.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor
-        else:
-            parts[kind][rest] = tensor
+        parts.setdefault(kind, {})[rest] = tensor
+    for part in (parts["now"], parts["best"]):
+        if wrong := differences(part, learner.tensors):
+            raise CheckpointError(
+                f"The training state in {folder} is of other weights: {wrong}; delete it to start again."
+            )
     learner.load(parts["now"])
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in parts["adam"].items():
+        index, _, slot = name.partition(".")
+        slots.setdefault(int(index), {})[slot] = tensor
     saved = optimiser.state_dict()
     saved["state"] = slots
     optimiser.load_state_dict(saved)
