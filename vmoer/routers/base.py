@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class Posterior(ABC):
 
     #: False for a point mass on the native logits
     stochastic: ClassVar[bool] = True
+    #: a subclass's own fields that hold a value per token, each with its axis of tokens
+    token_axes: ClassVar[tuple[tuple[str, int], ...]] = ()
 
     @property
     def support(self) -> int | None:
@@ -78,9 +80,13 @@ class Posterior(ABC):
         """KL divergence to the prior per token ``[tokens]`` in nats; ``None`` for methods without a prior."""
         return None
 
-    @abstractmethod
-    def chunk(self, start: int, stop: int) -> Posterior:
-        """The posterior of tokens ``start`` to ``stop`` (for bounded memory)."""
+    def chunk(self, start: int, stop: int) -> Self:
+        """Return the posterior of tokens ``start`` to ``stop`` (for bounded memory)."""
+        parts = {}
+        for name, axis in (("mean", 0), ("gate_logits", 0), ("temperature", 0), *self.token_axes):
+            if (value := getattr(self, name)) is not None:
+                parts[name] = value[(slice(None),) * axis + (slice(start, stop),)]
+        return replace(self, **parts)
 
 
 class BayesianRouter(nn.Module, ABC):
@@ -99,11 +105,11 @@ class BayesianRouter(nn.Module, ABC):
     #: True when posteriors have an :meth:`Posterior.expectation`
     closed_form: ClassVar[bool] = False
     #: trained on its mean, without noise: the spread is fitted afterwards
-    trains_mean: ClassVar[bool] = False
+    fits_variance_after: ClassVar[bool] = False
     #: :meth:`finish_training` is given the curvature at the trained weights
     needs_curvature: ClassVar[bool] = False
     #: the path of training is the result: constant learning rate, no early stop, the last weights are kept
-    follows_path: ClassVar[bool] = False
+    keeps_last_weights: ClassVar[bool] = False
     #: members of an ensemble, each trained on its own order of the data; ``None`` for one posterior
     support: int | None = None
 

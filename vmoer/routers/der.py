@@ -18,6 +18,8 @@ class Ensemble(Posterior):
 
     members: Tensor
 
+    token_axes = (("members", 1),)
+
     @property
     def support(self) -> int:
         return self.members.shape[0]
@@ -34,9 +36,6 @@ class Ensemble(Posterior):
     def expectation(self) -> Tensor:
         """Exact: the mean over all members."""
         return torch.softmax(self.members, dim=-1).mean(0)
-
-    def chunk(self, start: int, stop: int) -> Ensemble:
-        return Ensemble(self.mean[start:stop], self.members[:, start:stop])
 
 
 class EnsembleRouter(BayesianRouter):

@@ -16,9 +16,6 @@ class PointMass(Posterior):
     def draw(self, samples: int, noise: TokenNoise) -> Tensor:
         return self.mean.expand(samples, *self.mean.shape)
 
-    def chunk(self, start: int, stop: int) -> PointMass:
-        return PointMass(self.mean[start:stop])
-
 
 class DeterministicRouter(BayesianRouter):
     """Routes exactly as the model would without this library."""

@@ -23,6 +23,8 @@ class CholeskyGaussian(Posterior):
     prior_std: Tensor
     noise_scale: Tensor
 
+    token_axes = (("residual", 0), ("cholesky", 0))
+
     def draw(self, samples: int, noise: TokenNoise) -> Tensor:
         standard = noise.normal(samples, self.mean.shape[-1])
         return self.mean + self.noise_scale * torch.einsum("tij,stj->sti", self.cholesky, standard)
@@ -40,12 +42,6 @@ class CholeskyGaussian(Posterior):
 
     def expectation(self) -> Tensor:
         return expected_softmax(self.mean, torch.zeros_like(self.mean), self.noise_scale * self.cholesky)
-
-    def chunk(self, start: int, stop: int) -> CholeskyGaussian:
-        part = slice(start, stop)
-        return CholeskyGaussian(
-            self.mean[part], self.residual[part], self.cholesky[part], self.prior_std, self.noise_scale
-        )
 
 
 class FullCovarianceRouter(BayesianRouter):

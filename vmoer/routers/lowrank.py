@@ -30,6 +30,8 @@ class LowRankGaussian(Posterior):
     prior_std: Tensor
     noise_scale: Tensor
 
+    token_axes = (("residual", 0), ("std", 0), ("factor", 0))
+
     def draw(self, samples: int, noise: TokenNoise) -> Tensor:
         experts, rank = self.factor.shape[-2:]
         standard = noise.normal(samples, experts + rank)
@@ -59,17 +61,6 @@ class LowRankGaussian(Posterior):
     def expectation(self) -> Tensor:
         scale = self.noise_scale * self.prior_std
         return expected_softmax(self.mean, (scale * self.std).square(), scale * self.factor)
-
-    def chunk(self, start: int, stop: int) -> LowRankGaussian:
-        part = slice(start, stop)
-        return LowRankGaussian(
-            self.mean[part],
-            self.residual[part],
-            self.std[part],
-            self.factor[part],
-            self.prior_std,
-            self.noise_scale,
-        )
 
 
 class LowRankRouter(BayesianRouter):

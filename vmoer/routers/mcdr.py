@@ -29,6 +29,8 @@ class DropoutLogits(Posterior):
     native: Native | None
     noise_scale: Tensor
 
+    token_axes = (("hidden", 0),)
+
     @property
     def floats(self) -> int:
         return self.hidden.shape[-1]
@@ -41,10 +43,6 @@ class DropoutLogits(Posterior):
         inputs = (self.hidden / (1.0 - self.rate) * keep).flatten(0, 1)
         logits = self.native(inputs) + inputs @ self.weight.T
         return self.mean + self.noise_scale * (logits.unflatten(0, (samples, -1)) - self.mean)
-
-    def chunk(self, start: int, stop: int) -> DropoutLogits:
-        part = slice(start, stop)
-        return DropoutLogits(self.mean[part], self.hidden[part], self.weight, self.rate, self.native, self.noise_scale)
 
 
 class DropoutRouter(BayesianRouter):

@@ -25,6 +25,8 @@ class DiagonalGaussian(Posterior):
     prior_std: Tensor
     noise_scale: Tensor
 
+    token_axes = (("residual", 0), ("std", 0))
+
     def draw(self, samples: int, noise: TokenNoise) -> Tensor:
         return self.mean + self.noise_scale * self.std * noise.normal(samples, self.mean.shape[-1])
 
@@ -39,10 +41,6 @@ class DiagonalGaussian(Posterior):
 
     def expectation(self) -> Tensor:
         return expected_softmax(self.mean, (self.noise_scale * self.std).square())
-
-    def chunk(self, start: int, stop: int) -> DiagonalGaussian:
-        part = slice(start, stop)
-        return DiagonalGaussian(self.mean[part], self.residual[part], self.std[part], self.prior_std, self.noise_scale)
 
 
 class MeanFieldRouter(BayesianRouter):

@@ -19,7 +19,7 @@ class SwagRouter(WeightRouter):
     """Moments of snapshots: ``average``, ``std`` ``[experts, hidden]`` and ``factors`` ``[rank, experts, hidden]``."""
 
     method = "swagr"
-    follows_path: ClassVar[bool] = True
+    keeps_last_weights: ClassVar[bool] = True
 
     average: Tensor
     std: Tensor

@@ -23,15 +23,6 @@ class GumbelTopK(Posterior):
         assert self.temperature is not None
         return self.mean + self.temperature[:, None] * noise.gumbel(samples, self.mean.shape[-1])
 
-    def chunk(self, start: int, stop: int) -> GumbelTopK:
-        assert self.gate_logits is not None
-        assert self.temperature is not None
-        return GumbelTopK(
-            self.mean[start:stop],
-            gate_logits=self.gate_logits[start:stop],
-            temperature=self.temperature[start:stop],
-        )
-
 
 class TemperatureRouter(BayesianRouter):
     """Selection-space sampling at one fixed temperature, in units of the logits (1 = the router's own softmax)."""

@@ -29,6 +29,8 @@ class VariationalTemperature(GumbelTopK):
     prior_std: float
     top_k: int
 
+    token_axes = (("log_ratio", 0),)
+
     def kl(self) -> Tensor:
         """(log T/T₀)² / 2σ²: the KL divergence between log-normals of medians T and T₀ and the same width σ."""
         return self.log_ratio.square() / (2.0 * self.prior_std**2)
@@ -40,19 +42,6 @@ class VariationalTemperature(GumbelTopK):
         standard = scores / self.temperature[:, None].clamp_min(1e-6)
         edge = standard.topk(self.top_k + 1, dim=-1).values[:, -2:].mean(-1, keepdim=True)
         return torch.sigmoid(standard - edge)
-
-    def chunk(self, start: int, stop: int) -> VariationalTemperature:
-        part = slice(start, stop)
-        assert self.gate_logits is not None
-        assert self.temperature is not None
-        return VariationalTemperature(
-            self.mean[part],
-            self.log_ratio[part],
-            self.prior_std,
-            self.top_k,
-            gate_logits=self.gate_logits[part],
-            temperature=self.temperature[part],
-        )
 
 
 class VariationalTemperatureRouter(BayesianRouter):

@@ -32,6 +32,8 @@ class WeightGaussian(Posterior):
     factors: Tensor
     scale: Tensor
 
+    token_axes = (("hidden", 0),)
+
     def draw(self, samples: int, noise: TokenNoise) -> Tensor:
         columns = self._columns()
         if noise.sample is None:
@@ -69,10 +71,6 @@ class WeightGaussian(Posterior):
     def expectation(self) -> Tensor:
         return expected_softmax(self.mean, *self._moments())
 
-    def chunk(self, start: int, stop: int) -> WeightGaussian:
-        part = slice(start, stop)
-        return WeightGaussian(self.mean[part], self.hidden[part], self.std, self.factors, self.scale)
-
 
 class WeightRouter(BayesianRouter):
     """A trained shift A (``weight`` ``[experts, hidden]``, zero at the start) and a Gaussian around it.
@@ -82,7 +80,7 @@ class WeightRouter(BayesianRouter):
     """
 
     closed_form: ClassVar[bool] = True
-    trains_mean: ClassVar[bool] = True
+    fits_variance_after: ClassVar[bool] = True
 
     def __init__(
         self, shape: RouterShape, *, generator: torch.Generator, prior_std: float = 0.5, **common: Any

@@ -65,17 +65,17 @@ def train(
     )
     per_epoch = max(len(examples) // config.batch_size, 1)
     total = per_epoch * config.epochs
-    with handle.without_noise() if handle is not None and method.trains_mean else nullcontext():
+    with handle.without_noise() if handle is not None and method.fits_variance_after else nullcontext():
         result, best, bad = TrainingResult(), learner.snapshot(), 0
         if folder is not None and (folder / PROGRESS).exists():
             best, bad = resume(folder, learner, optimiser, result, config)
         else:
             result.best_validation_nll = _validation_nll(learner, validation, config)
             result.log.append((0, -1, "validation_nll", result.best_validation_nll))
-        while result.steps < total and (bad < config.patience or method.follows_path):
+        while result.steps < total and (bad < config.patience or method.keeps_last_weights):
             batch = batch_of_step(examples, result.steps, per_epoch, config, _members(learner))
             for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * rate(result.steps, total, config.warmup, method.follows_path)
+                group["lr"] = config.learning_rate * rate(result.steps, total, config.warmup, method.keeps_last_weights)
             result.steps += 1
             active, learning = _phase(learner, result.steps, total, config)
             with learning, active, evaluation(learner.model):
@@ -100,7 +100,7 @@ def train(
             if progress is not None:
                 progress(result.steps, total, f"validation NLL {result.best_validation_nll:.4f}")
         result.stopped_early = result.steps < total
-        if method.follows_path:
+        if method.keeps_last_weights:
             result.best_step = result.steps
         else:
             learner.load(best)
@@ -156,7 +156,7 @@ def _check(
         raise VmoerError("Training with loss 'choice' needs the wrong options of every question.")
     if config.progressive and learner.handle is None:
         raise VmoerError("Only Bayesian routers can be trained progressively.")
-    if config.progressive and _method(learner).follows_path:
+    if config.progressive and _method(learner).keeps_last_weights:
         raise VmoerError("Routers that collect snapshots on the path of training cannot be trained progressively.")
     if config.objective == "averaged" and _members(learner) > 1:
         raise VmoerError("Members of an ensemble are trained independently: train them with objective 'expected'.")
