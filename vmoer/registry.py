@@ -35,8 +35,9 @@ class Registry(Generic[T]):
 
         def decorate(cls: type[T]) -> type[T]:
             existing = self._loaded.get(name)
-            if existing is not None and existing.__qualname__ != cls.__qualname__:
-                raise ValueError(f"{self.kind} {name!r} is already registered by {existing.__module__}.")
+            place = self._paths.get(name, f"{existing.__module__}:{existing.__qualname__}" if existing else None)
+            if place is not None and place.rpartition(":")[2] != cls.__qualname__:
+                raise ValueError(f"{self.kind} {name!r} is already registered by {place.partition(':')[0]}.")
             self._add(name, cls)
             return cls
 

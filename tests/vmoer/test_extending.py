@@ -56,3 +56,10 @@ def test_a_router_that_still_defines_fit_spread_is_refused_by_name(clean):
     with pytest.raises(ValueError, match=r"'old' defines fit_spread.*define finish_training\(self, curvature\)"):
         routers.register("old")(Old)
     assert "old" not in routers.names()
+
+
+def test_a_name_of_ours_is_taken_before_its_class_is_loaded():
+    fresh = registry.Registry("method", "vmoer.routers", {"fcvr": "vmoer.routers.fcvr:FullCovarianceRouter"})
+    with pytest.raises(ValueError, match=r"method 'fcvr' is already registered by vmoer\.routers\.fcvr"):
+        fresh.register("fcvr")(routers.get("mfvr"))
+    assert fresh.get("fcvr").__name__ == "FullCovarianceRouter"
