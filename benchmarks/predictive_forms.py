@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipelines.data.prompts import likelihood_option, likelihood_prompt
 from pipelines.data.questions import load_questions
 from pipelines.settings import load_settings
-from pipelines.spec.model import DataSource
+from pipelines.spec.sections import DataSource
 from pipelines.spec.shipped import SHIPPED
 from vmoer import load_model, load_routers
 from vmoer.measure.macs import predictive_ratio

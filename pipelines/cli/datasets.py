@@ -16,7 +16,7 @@ from pipelines.data.questions import Question, QuestionSet, load_questions, read
 from pipelines.data.shown import first_rows, refused_rows, row_lines, what_it_is
 from pipelines.errors import DataError
 from pipelines.settings import load_settings
-from pipelines.spec.model import DataSource
+from pipelines.spec.sections import DataSource
 
 _REFUSALS_SHOWN = 50
 

@@ -12,7 +12,7 @@ from pipelines.data.prompts import likelihood_prompt
 from pipelines.data.questions import load_questions
 from pipelines.model.resident import load
 from pipelines.session.batching import by_size, padded
-from pipelines.spec.model import DataSource
+from pipelines.spec.sections import DataSource
 from pipelines.stages.susceptibility import floor_rows
 from vmoer.measure import noise_floor
 from vmoer.metrics.bootstrap import N_RESAMPLES

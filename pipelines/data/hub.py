@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from pipelines.data.rows import Row, Rows, column_names
 from pipelines.errors import DataError
-from pipelines.spec.model import DataSource
+from pipelines.spec.sections import DataSource
 
 
 def hub_rows(source: DataSource) -> Rows:

@@ -27,8 +27,9 @@ from pipelines.data.rows import Limits
 from pipelines.data.shown import what_it_is
 from pipelines.errors import DataError
 from pipelines.settings import Settings, load_settings
-from pipelines.spec.model import DataSource, Role, Spec, resolve_path
+from pipelines.spec.model import Spec, resolve_path
 from pipelines.spec.runs import expand
+from pipelines.spec.sections import DataSource, Role
 from pipelines.spec.stage_table import UNANSWERED
 
 

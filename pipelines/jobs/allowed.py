@@ -24,7 +24,8 @@ from pipelines.data.reading import Item
 from pipelines.errors import SpecError
 from pipelines.jobs import client as jobs
 from pipelines.settings import Settings
-from pipelines.spec.model import DataSource, Spec, resolve_path
+from pipelines.spec.model import Spec, resolve_path
+from pipelines.spec.sections import DataSource
 from pipelines.spec.shipped import BUNDLED_MODELS, is_shipped
 from store.errors import InvalidNameError
 from store.files import replacing

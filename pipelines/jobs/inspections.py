@@ -29,7 +29,7 @@ from pipelines.jobs.database import connect
 from pipelines.jobs.locks import live_executors
 from pipelines.settings import Settings, load_settings
 from pipelines.spec.explain import explain
-from pipelines.spec.model import Layers, MethodName, Text
+from pipelines.spec.sections import Layers, MethodName, Text
 from store.files import replacing, write_text
 from store.layout import contained
 from vmoer.methods import METHODS

@@ -23,7 +23,8 @@ from pipelines.session.checkpoints import router_folder
 from pipelines.session.inputs import Inputs
 from pipelines.session.model_input import check_lengths
 from pipelines.session.session import Session
-from pipelines.spec.model import DataSource, FineTuning, Spec, Training
+from pipelines.spec.model import Spec
+from pipelines.spec.sections import DataSource, FineTuning, Training
 from store.files import TEMPORARY_SUFFIX, write_text
 from vmoer import bayesianize
 from vmoer.methods import has_kl

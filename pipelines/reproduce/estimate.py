@@ -19,8 +19,8 @@ from pipelines.session.inputs import Inputs, tokens_about
 from pipelines.session.scoring import score
 from pipelines.session.session import Session
 from pipelines.settings import Settings
-from pipelines.spec.model import FineTuning, Training
 from pipelines.spec.runs import expand
+from pipelines.spec.sections import FineTuning, Training
 from vmoer.scoring.likelihood import log_likelihood
 from vmoer.training.config import encode
 from vmoer.training.map_routers import fine_tune

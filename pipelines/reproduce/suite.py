@@ -16,8 +16,9 @@ from pipelines.resources import SPECS
 from pipelines.settings import Settings
 from pipelines.spec import yamlfile
 from pipelines.spec.explain import explain
-from pipelines.spec.model import DataSource, Spec, parse_spec, resolve_path
+from pipelines.spec.model import Spec, parse_spec, resolve_path
 from pipelines.spec.runs import expand
+from pipelines.spec.sections import DataSource
 from pipelines.spec.shipped import shipped_folder
 from vmoer.routers.base import routers
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import SpecError
-from pipelines.spec.model import Adapter, MapRouters, Spec, resolve_path
+from pipelines.spec.model import Spec, resolve_path
+from pipelines.spec.sections import Adapter, MapRouters
 from pipelines.spec.shipped import is_shipped, shipped_part
 from store.layout import contained
 

@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["vmoer.models.safetensors_check", "pipe
 
 from pipelines.errors import DataError
 from pipelines.settings import Settings
-from pipelines.spec.model import DataSource
+from pipelines.spec.sections import DataSource
 from store.errors import StoreError
 
 _RUN = "fuzz.deterministic.none.0"

@@ -23,6 +23,7 @@ from pipelines.jobs import client as jobs
 from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
 from pipelines.spec import model as spec
+from pipelines.spec import sections
 from store import catalog, compact, export, layout, publish, reader, shards, verify
 
 #: every argument and option of the command line that takes text
@@ -193,7 +194,7 @@ def models(module: Any) -> Iterator[type[BaseModel]]:
 def test_every_key_that_takes_text_is_listed() -> None:
     found = {
         f"{model.__name__}.{field.alias or name}"
-        for module in (spec, live)
+        for module in (spec, sections, live)
         for model in models(module)
         for name, field in model.model_fields.items()
         if takes_text(field.annotation)

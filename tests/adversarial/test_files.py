@@ -15,7 +15,8 @@ from pipelines.data.prompt_files import parse_prompts
 from pipelines.data.questions import load_questions
 from pipelines.errors import DataError, SpecError
 from pipelines.settings import Settings
-from pipelines.spec.model import DataSource, parse_spec
+from pipelines.spec.model import parse_spec
+from pipelines.spec.sections import DataSource
 from pipelines.spec.yamlfile import read_file, read_mapping
 from store.errors import CorruptShardError, StoreError
 from store.shards import check_info, check_pages, write_shard

@@ -19,7 +19,7 @@ from pipelines.data.questions import load_questions
 from pipelines.data.reading import Reading, limits_of_file, read_items
 from pipelines.errors import DataError
 from pipelines.settings import Settings
-from pipelines.spec.model import DataSource
+from pipelines.spec.sections import DataSource
 from tests.conftest import MCQA
 
 SETTINGS = Settings()

@@ -27,8 +27,9 @@ from pipelines.session.batching import encode_batches
 from pipelines.session.inputs import Inputs
 from pipelines.session.scoring import score
 from pipelines.session.session import Session
-from pipelines.spec.model import DataSource, parse_spec
+from pipelines.spec.model import parse_spec
 from pipelines.spec.runs import expand
+from pipelines.spec.sections import DataSource
 from pipelines.stages import Batch, trace
 from store.catalog import RunManifest
 from tests.harness import agreement

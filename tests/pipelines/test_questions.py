@@ -14,7 +14,8 @@ from pipelines.data.reading import limits_of_file, read_items
 from pipelines.data.rows import Rows
 from pipelines.errors import DataError
 from pipelines.settings import Settings
-from pipelines.spec.model import DataSource, parse_spec
+from pipelines.spec.model import parse_spec
+from pipelines.spec.sections import DataSource
 
 MCQA = Path("../shared/data/mcqa")
 SCHEMA = pa.schema(

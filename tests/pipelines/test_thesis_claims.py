@@ -241,7 +241,7 @@ def test_forms_plan_main_first_and_share_what_is_trained() -> None:
 
 def test_skipped_questions_are_those_that_a_limit_takes() -> None:
     from pipelines.data.questions import load_questions
-    from pipelines.spec.model import DataSource
+    from pipelines.spec.sections import DataSource
 
     def ids(**values: int) -> list[str]:
         return list(load_questions(DataSource(name="worldfacts", split="test", **values)).by_id())
@@ -265,7 +265,7 @@ def test_a_search_is_confirmed_with_the_same_weights_on_other_questions() -> Non
 
 def test_tenths_split_a_set_without_overlap() -> None:
     from pipelines.data.questions import load_questions
-    from pipelines.spec.model import DataSource
+    from pipelines.spec.sections import DataSource
 
     parts = [
         load_questions(DataSource(name="worldfacts", split="test", tenths=bounds)).by_id().keys()

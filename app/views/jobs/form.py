@@ -20,8 +20,9 @@ from pipelines.jobs import allowed as web
 from pipelines.jobs import client as jobs
 from pipelines.jobs import inspections as live
 from pipelines.settings import Settings
-from pipelines.spec.model import CONTROLS, DataSource, Estimator, Spec, parse_spec
+from pipelines.spec.model import CONTROLS, Estimator, Spec, parse_spec
 from pipelines.spec.runs import expand
+from pipelines.spec.sections import DataSource
 from pipelines.spec.shipped import shipped_methods
 from pipelines.spec.stage_table import BY_NAME, LISTED
 from store import schema
