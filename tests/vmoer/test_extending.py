@@ -56,6 +56,9 @@ def test_a_router_that_still_defines_fit_spread_is_refused_by_name(clean):
     with pytest.raises(ValueError, match=r"'old' defines fit_spread.*define finish_training\(self, curvature\)"):
         routers.register("old")(Old)
     assert "old" not in routers.names()
+    Renamed = type("Renamed", (routers.get("mfvr"),), {"follows_path": True})
+    with pytest.raises(ValueError, match=r"'old' defines follows_path.*define keeps_last_weights instead"):
+        routers.register("old")(Renamed)
 
 
 def test_a_name_of_ours_is_taken_before_its_class_is_loaded():

@@ -239,3 +239,15 @@ def test_every_expert_chosen(experts):
 def test_bad_options_are_refused_by_name(method, options, word):
     with pytest.raises(VmoerError, match=word):
         bayesianize(tiny_model(), method, **options)
+
+
+@pytest.mark.parametrize("method", [name for name in routers.names() if name not in ("mcdr", "laplace", "swagr")])
+def test_a_chunk_draws_what_the_whole_batch_draws(method):
+    posterior, _ = posterior_of(method)
+    chunk, part = posterior.chunk(3, 7), slice(3, 7)
+    assert type(chunk) is type(posterior)
+    assert torch.allclose(chunk.draw(4, noise().chunk(3, 7)), posterior.draw(4, noise())[:, part], atol=1e-6)
+    for whole, value in ((posterior.kl(), chunk.kl()), (posterior.variance(), chunk.variance())):
+        assert whole is value is None or torch.allclose(value, whole[part], atol=1e-6)
+    for whole, value in ((posterior.gate_logits, chunk.gate_logits), (posterior.temperature, chunk.temperature)):
+        assert whole is value is None or torch.equal(value, whole[part])

@@ -193,12 +193,18 @@ def positive(name: str, value: float) -> float:
     return float(value)
 
 
+#: what a router must not define any more → what to define instead
+_RENAMED = {
+    "fit_spread": "finish_training(self, curvature), which returns its log values by name",
+    "trains_mean": "fits_variance_after",
+    "follows_path": "keeps_last_weights",
+}
+
+
 def _check_method(name: str, cls: type[BayesianRouter]) -> None:
-    if hasattr(cls, "fit_spread"):
-        raise ValueError(
-            f"Method {name!r} defines fit_spread, which is no longer called; define finish_training(self, curvature) "
-            "instead, which returns its log values by name."
-        )
+    for old, new in _RENAMED.items():
+        if hasattr(cls, old):
+            raise ValueError(f"Method {name!r} defines {old}, which is no longer read; define {new} instead.")
 
 
 routers: Registry[BayesianRouter] = Registry(
