@@ -28,6 +28,8 @@ def wrong_options(choices: object) -> str | None:
     """Say what is wrong with the options of a question; return None when nothing is."""
     if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= MOST_OPTIONS:
         return f"choices must be a list of 2 to {MOST_OPTIONS} options"
+    if any(isinstance(choice, int | float) for choice in choices):
+        return "an option is a number; write options as text, for instance in quotes"
     if not all(isinstance(choice, str) and choice.strip() for choice in choices):
         return "an option is empty or not text"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipelines.data.answers import Given, decide, is_missing, place_of, rule
 from pipelines.data.checks import check_prompt, check_question
@@ -153,7 +153,7 @@ def _drafts(
         kept = {key: row[key] for key in (*layout.ids, *layout.subject, *_TAGS) if key in row}
         draft: Draft | Refusal
         try:
-            draft = layout.read(row)
+            draft = _trimmed(layout.read(row))
         except RowError as error:
             draft = Refusal(place, error.column, f"{place}: {error}")
         else:
@@ -203,6 +203,14 @@ def _tags(row: Row, layout: Layout) -> tuple[str | None, str | None]:
     subject = first_of(layout.subject, row)
     values = (row[subject] if subject else None, row.get("source"))
     return tuple(None if value is None else str(value) for value in values)  # type: ignore[return-value]
+
+
+def _trimmed(draft: Draft) -> Draft:
+    """Return a question with the spaces around its texts removed: they would be scored with them. Prompts stay."""
+    if not isinstance(draft.choices, list):
+        return draft
+    question, *options = (text.strip() if isinstance(text, str) else text for text in (draft.question, *draft.choices))
+    return replace(draft, question=question, choices=options)
 
 
 def _given(draft: Draft) -> Given:

@@ -20,9 +20,11 @@ import pytest
 from pipelines.data.files import rows_of
 from pipelines.data.literals import value_in
 from pipelines.data.prompt_files import parse_prompts, read_upload
+from pipelines.data.questions import load_questions
 from pipelines.data.reading import Reading, limits_of_file, limits_of_upload, read_items
 from pipelines.errors import DataError
 from pipelines.settings import Settings
+from pipelines.spec.sections import DataSource
 
 SETTINGS = Settings()
 #: texts with every separator, quotes, line breaks and letters of other scripts
@@ -178,6 +180,7 @@ import pyarrow as pa, pyarrow.parquet as pq
 from pipelines.data.prompt_files import parse_prompts
 from pipelines.errors import DataError
 from pipelines.settings import Settings
+from pipelines.spec.sections import DataSource
 values = pa.DictionaryArray.from_arrays(pa.array([0] * 1024, pa.int32()), pa.array(["y" * int(sys.argv[1])]))
 sink = io.BytesIO()
 pq.write_table(pa.table({"prompt": values}), sink, compression="zstd")
@@ -232,3 +235,13 @@ def test_an_upload_keeps_its_limits_in_every_kind_of_file() -> None:
         with pytest.raises(DataError, match="more than 2 prompts"):
             parse_prompts(content.encode(), small)
     assert limits_of_upload(small).rows == 2
+
+
+def test_spaces_around_questions_and_options_are_not_scored(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("question;a;b;c;answer\nWho wrote it?  ; Ann ;Bo; Cy;C\n")
+    (question,) = load_questions(DataSource(path=str(path))).questions
+    assert (question.question, question.choices, question.answer) == ("Who wrote it?", ("Ann", "Bo", "Cy"), 2)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": " as it stands "}\n')
+    assert load_questions(DataSource(path=str(prompts))).questions[0].question == " as it stands "

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.data.layouts.base import Draft, fixed
+from pipelines.data.layouts.base import Draft, RowError, fixed
 
 
 def _read(row: Mapping[str, Any]) -> Draft:
-    return Draft(row.get("sentence"), [row.get("option1"), row.get("option2")], row.get("answer"))
+    sentence = row.get("sentence")
+    if isinstance(sentence, str) and "_" not in sentence:
+        raise RowError("sentence", "sentence has no gap; an underscore must stand where the options go")
+    return Draft(sentence, [row.get("option1"), row.get("option2")], row.get("answer"))
 
 
 LAYOUT = fixed(
