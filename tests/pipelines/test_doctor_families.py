@@ -52,7 +52,10 @@ def test_every_family_gets_a_verdict(tmp_path):
 BROKEN = {
     "an unknown activation": ({"model_type": "qwen3_moe", "hidden_act": "silu_glu"}, "cannot build: KeyError"),
     "a missing field": ({"model_type": "lfm2_moe"}, "cannot build: TypeError"),
-    "no number of experts": ({"model_type": "deepseek_v2", "num_experts_per_tok": None}, "does not say how many"),
+    "no number of experts": (
+        {"model_type": "deepseek_v2", "num_experts_per_tok": None},
+        "gives each token None of its",
+    ),
     "a size below nought": ({"model_type": "olmoe", "hidden_size": -16}, "cannot build"),
     "text for a number": ({"model_type": "mixtral", "num_local_experts": "many"}, "no valid configuration of mixtral"),
 }

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import vmoer
 from vmoer.architectures import architectures
-from vmoer.errors import CheckpointError, ModelSourceError
+from vmoer.errors import CheckpointError, ModelSourceError, UnsupportedModelError
 from vmoer.measure.model_report import report
 from vmoer.models.catalog import available_models, load_model
+from vmoer.models.skeleton import read_config
 from vmoer.models.weights_check import check_loading, check_weights
 from vmoer.testing import tiny_model
 from vmoer.training.adapter import adapt, load_adapter
@@ -224,3 +226,31 @@ def test_an_adapter_names_the_factor_that_lacks(tmp_path):
     (tmp_path / "adapter.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=f"it lacks {re.escape(gone)}"):
         load_adapter(model, tmp_path)
+
+
+def test_weights_that_are_whole_numbers_without_a_quantisation_are_refused(tmp_path) -> None:
+    folder = saved(tmp_path / "model")
+    edit(folder, lambda tensors: tensors.update({ROUTER: tensors[ROUTER].to(torch.int8)}))
+    assert f"{ROUTER} (I8), but no quantization_config" in refused(folder)
+
+
+def test_a_router_that_is_not_finite_is_refused_by_its_layer(tmp_path) -> None:
+    folder = saved(tmp_path / "model")
+    edit(folder, lambda tensors: tensors.update({ROUTER: tensors[ROUTER] * torch.nan}))
+    with pytest.raises(ModelSourceError, match="router of layer 2 of model holds values that are not finite"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("top_k", [0, 99])
+def test_more_experts_a_token_than_there_are_are_refused(tmp_path, top_k) -> None:
+    folder = saved(tmp_path / "model")
+    configure(folder, num_experts_per_tok=top_k)
+    for ask in (load_model, lambda source: report(str(source))):
+        with pytest.raises(UnsupportedModelError, match=f"gives each token {top_k} of its 8 experts"):
+            ask(folder)
+
+
+def test_a_configuration_with_infinite_numbers_is_read_as_transformers_writes_it(tmp_path) -> None:
+    config = transformers.GraniteMoeHybridConfig(architectures=["GraniteMoeHybridForCausalLM"])
+    config.save_pretrained(tmp_path)
+    assert read_config(tmp_path / "config.json").time_step_limit[1] == float("inf")

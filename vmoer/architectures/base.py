@@ -95,10 +95,10 @@ class Architecture(ABC):
                 continue
             router = inside_adapters(called)
             n_experts, top_k = self.sizes(router)
-            if not isinstance(top_k, int) or top_k < 1:
+            if not isinstance(top_k, int) or not 1 <= top_k <= n_experts:
                 raise UnsupportedModelError(
-                    f"The configuration of this {type(unwrap(model)).__name__} does not say how many experts a token "
-                    f"is given: the number is {top_k!r}."
+                    f"The configuration of this {type(unwrap(model)).__name__} gives each token {top_k!r} of its "
+                    f"{n_experts} experts; it must be a whole number from 1 to {n_experts}."
                 )
             names = (stack, "layers", str(layer), self.block_name, self.router_name)
             found.append(

@@ -25,7 +25,7 @@ from vmoer.models.hub import HUB_ID, fetch_from_hub
 from vmoer.models.quantised import describe, loading_options, require_whole_routers
 from vmoer.models.recipes import random_models, smollm2
 from vmoer.models.upcycle import Progress
-from vmoer.models.weights_check import check_loading, check_weights
+from vmoer.models.weights_check import check_loading, check_routers, check_weights
 from vmoer.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[PreTr
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelSourceError(f"{folder} cannot be loaded: {reason[:300]}") from error
     check_loading(folder.name, info, config.to_dict())  # once more, with what was in fact loaded
+    check_routers(model, folder.name)
     model.stored_as = describe(config)
     if model.stored_as is not None:
         require_whole_routers(model)

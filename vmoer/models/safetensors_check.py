@@ -41,7 +41,12 @@ def check(path: str | os.PathLike[str]) -> int:
 
 
 def shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor by name; raises ``SafetensorError`` unless the header is sound."""
+    """Return the shape of each tensor by name; raise ``SafetensorError`` unless the header is sound."""
+    return {name: tuple(entry["shape"]) for name, entry in entries(path).items()}
+
+
+def entries(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """Return dtype, shape and place of each tensor by name; raise ``SafetensorError`` unless the header is sound."""
     size = os.path.getsize(path)
     with Path(path).open("rb") as file:
         first = file.read(8)
@@ -55,7 +60,7 @@ def shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
         text = file.read(length)
     header = _parsed(text)
     _check_header(header, size - 8 - length)
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+    return header
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

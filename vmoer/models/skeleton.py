@@ -102,16 +102,18 @@ def read_config(path: Path) -> Any:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelSourceError(f"{path} cannot be read as JSON.") from error
-    if not isinstance(values, dict) or values.get("model_type") not in CONFIG_MAPPING:
-        kind = values.get("model_type") if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise ModelSourceError(f"{path} is no JSON object, as a configuration must be.")
+    kind = values.get("model_type")
+    if kind not in CONFIG_MAPPING:
         raise UnsupportedModelError(f"{path} is of type {kind!r}, which this version of transformers does not know.")
     for kernel in hub_kernels(values):
         raise UnsupportedModelError(f"{path} asks for {kernel[:80]!r}, a kernel from the hub, which vmoer never runs.")
-    kind = values.pop("model_type")
     try:
-        return AutoConfig.for_model(kind, **values)
+        # reads what transformers has written in a notation of its own, such as infinite numbers
+        return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # every configuration class checks its own values in its own way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelSourceError(f"{path} is no valid configuration of {kind}: {reason[:300]}") from error
 
 

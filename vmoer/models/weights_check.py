@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vmoer.architectures import architecture_of
 from vmoer.errors import ModelSourceError, UnsupportedModelError
 from vmoer.models import safetensors_check as safefile
 from vmoer.models.autoclass import auto_class
 from vmoer.models.folder_check import INDEX
 
 _SHOWN = 3
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _EXPERT = re.compile(r"(.*\bexperts\.)(\d+)(\..+)")
 _LAYER = re.compile(r"(.*\blayers\.)(\d+)\.(.+)")
 
@@ -75,10 +77,28 @@ def check_loading(source: str, info: Mapping[str, Any], config: Mapping[str, Any
     mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]}
     sentence = _differences(info["missing_keys"], unexpected, mismatched)
     if sentence:
+        why = ", because missing weights would be random numbers" if info["missing_keys"] else ""
         raise ModelSourceError(
-            f"The weights of {source} do not match its configuration: {sentence}; nothing was computed, because "
-            "missing weights would be random numbers."
+            f"The weights of {source} do not match its configuration: {sentence}; nothing was computed{why}."
         )
+
+
+def check_routers(model: nn.Module, source: str) -> None:
+    """Refuse a model whose routers hold values that are not finite, or choose more experts than there are.
+
+    Dense models and families that are not known have no routers to check.
+    """
+    try:
+        architecture = architecture_of(model)
+    except UnsupportedModelError:
+        return
+    for site in architecture.sites(model):
+        for name, parameter in site.router.named_parameters():
+            if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+                raise ModelSourceError(
+                    f"The router of layer {site.layer} of {source} holds values that are not finite ({name}); its "
+                    "choice of experts would mean nothing."
+                )
 
 
 def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
@@ -96,7 +116,9 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for path in _files(folder):
         try:
-            shapes.update(safefile.shapes(path))
+            entries = safefile.entries(path)
+            _check_types(folder.name, entries)
+            shapes |= {name: tuple(entry["shape"]) for name, entry in entries.items()}
         except (safefile.SafetensorError, OSError) as error:
             raise ModelSourceError(f"{path} is damaged or not a safetensors file ({error}).") from error
     return shapes
@@ -117,6 +139,20 @@ def _files(folder: Path) -> list[Path]:
             f"{len(tensors)} tensors ({_some(tensors)}); fetch the whole checkpoint."
         )
     return [folder / name for name in names]
+
+
+def _check_types(source: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse weights that are no floating-point numbers in a checkpoint that does not say how it is quantised."""
+    wrong = [
+        f"{name} ({entry['dtype']})"
+        for name, entry in entries.items()
+        if name.endswith((".weight", ".bias")) and entry["dtype"] not in _FLOATS
+    ]
+    if wrong:
+        raise ModelSourceError(
+            f"The weights of {source} hold {_some(wrong)}, but no quantization_config in its config.json says how to "
+            "read them; nothing was computed."
+        )
 
 
 def _check_experts(source: str, shapes: Iterable[str]) -> None:
