@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import vmoer
 from vmoer.architectures import architectures
-from vmoer.errors import CheckpointError, ModelSourceError, UnsupportedModelError
+from vmoer.errors import CheckpointError, ModelSourceError, UnsupportedModelError, VmoerError
 from vmoer.measure.model_report import report
 from vmoer.models.catalog import available_models, load_model
 from vmoer.models.skeleton import read_config
@@ -254,3 +254,13 @@ def test_a_configuration_with_infinite_numbers_is_read_as_transformers_writes_it
     config = transformers.GraniteMoeHybridConfig(architectures=["GraniteMoeHybridForCausalLM"])
     config.save_pretrained(tmp_path)
     assert read_config(tmp_path / "config.json").time_step_limit[1] == float("inf")
+
+
+def test_router_logits_that_are_not_finite_are_refused_by_record() -> None:
+    model = tiny_model("Qwen3MoeForCausalLM")
+    with torch.no_grad():
+        model.model.layers[2].mlp.gate.weight.mul_(torch.nan)
+    with torch.no_grad(), vmoer.record(model) as recorder:
+        model(torch.tensor([[7, 8, 9]]))
+    with pytest.raises(VmoerError, match="Router logits of layer 2 are not finite"):
+        _ = recorder.trace

@@ -117,7 +117,10 @@ class Recorder:
 
     @property
     def trace(self) -> RoutingTrace:
-        """Everything recorded so far; raises :class:`VmoerError` when no forward pass was seen."""
+        """Everything recorded so far.
+
+        Raises :class:`VmoerError` when no forward pass was seen, or router logits were not finite.
+        """
         self._close()
         if not self._calls:
             raise VmoerError(
@@ -127,6 +130,12 @@ class Recorder:
         joined = {
             name: torch.cat([call.columns[name] for call in self._calls]).numpy() for name in self._calls[0].columns
         }
+        if not (sound := np.isfinite(joined["routing_entropy"]).all(axis=0)).all():
+            layers = ", ".join(str(layer) for layer, good in zip(self.layers, sound, strict=True) if not good)
+            raise VmoerError(
+                f"Router logits of layer {layers} are not finite, so the recorded experts mean nothing: look for "
+                "weights or inputs that are NaN or infinite."
+            )
         small = np.uint16
         return RoutingTrace(
             layers=np.asarray(self.layers),
