@@ -99,7 +99,7 @@ def question_file(path: Path) -> dict[str, Any]:
 
 def question_file_lines(found: Mapping[str, Any]) -> list[str]:
     """Return the lines that show :func:`question_file` on a terminal."""
-    lines = [f"{found['dataset']}: {found['n']:,} rows can be used"]
+    lines = [f"{found['dataset']}: {_rows(found['n'])} can be used"]
     if found["left_out"]:
         lines.append(
             f"{len(found['left_out']):,} more have an option twice and are left out: {some(found['left_out'])}"
@@ -111,8 +111,12 @@ def question_file_lines(found: Mapping[str, Any]) -> list[str]:
         lines += ["", "The first rows as the model reads them:"]
         lines += [line for row in found["first"] for line in row_lines(row)]
     if found["refused"]:
-        lines += ["", f"Refused: {len(found['refused']):,} rows"]
+        lines += ["", f"Refused: {_rows(len(found['refused']))}"]
         lines += [row["reason"] for row in found["refused"][:_REFUSALS_SHOWN]]
         if len(found["refused"]) > _REFUSALS_SHOWN:
             lines.append("… (--json lists all)")
     return lines
+
+
+def _rows(n: int) -> str:
+    return f"{n:,} row{'' if n == 1 else 's'}"

@@ -106,7 +106,7 @@ def decide(column: str, answers: Sequence[Given], readings: Sequence[str], name:
     if other is not None:
         raise DataError(
             f"{name}: column {column!r} can be read as {fitting[0]} and as {other}, with different answers; "
-            "write it so that only one of them fits, for instance as letters"
+            "write it so that only one of them fits: as letters, or in JSON as whole numbers from 0"
         )
     return fitting[0]
 

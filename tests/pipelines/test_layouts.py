@@ -246,6 +246,7 @@ def test_a_place_that_is_always_right_is_remarked() -> None:
         ({"question": "Q?", "answerKey": "A"}, "'stem' and 'choices'"),
         ({"question": "Q?", "correct_answer": "a", "distractor1": "a", "distractor2": "b", "distractor3": "c"}, "too"),
         ({"sentence": "no gap", "option1": "a", "option2": "b", "answer": "1"}, "sentence has no gap"),
+        ({"question": "q", "choices": ["a", "b"], "answer": "a", "answer_index": 1}, "do not name the same option"),
         ({"question": "q", "choices": [1, 2], "answer": 0}, "an option is a number; write options as text"),
         ({"sentence": "_", "option1": "a", "option2": "b", "answer": "0"}, "a number from 1 to 2"),
         ({"passage": "P", "question": "q", "answer": "maybe"}, "true or false"),

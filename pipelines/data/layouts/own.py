@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.data.answers import ANY
-from pipelines.data.layouts.base import QUESTION, Draft, Layout, first_of, options_in
+from pipelines.data.answers import ANY, Given, is_missing, place_of
+from pipelines.data.layouts.base import QUESTION, Draft, Layout, RowError, first_of, options_in
 
 OPTIONS = ("choices", "options")
 ANSWERS = (
@@ -22,6 +22,8 @@ ANSWERS = (
     "gold",
     "target",
 )
+#: an index beside the answer must name the same option
+_INDICES = ("answer_index", "answer_idx")
 
 
 def _fits(columns: frozenset[str]) -> bool:
@@ -32,6 +34,13 @@ def _read(row: Mapping[str, Any]) -> Draft:
     question, column = first_of(QUESTION, row), first_of(OPTIONS, row) or "choices"
     options, labels = options_in(row.get(column), column)
     answer = first_of(ANSWERS, row)
+    index = first_of(_INDICES, row)
+    if answer == "answer" and index is not None and not is_missing(row[index]):
+        texts = tuple(map(str, options))
+        place = place_of(Given(row[index], texts), "numbers from 0")
+        if place not in {place_of(Given(row[answer], texts, labels), reading) for reading in ("labels", *ANY)}:
+            shown = f"answer {row[answer]!r} and {index} {row[index]!r}"
+            raise RowError(index, f"{shown} do not name the same option")
     return Draft(row[question] if question else None, options, row[answer] if answer else None, labels)
 
 
