@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.shared.settings import Settings
+from app.shared.settings import load_settings
 from store import queries, schema
 from store.export import export_table
 from store.reader import Store, open_store
@@ -36,7 +36,7 @@ def _store(key: Key) -> Store:
     return open_store(Path(key[0]))
 
 
-_CACHE_ENTRIES = Settings.from_environment().cache_entries
+_CACHE_ENTRIES = load_settings().cache_entries
 
 
 @st.cache_data(max_entries=_CACHE_ENTRIES, show_spinner=False)

@@ -18,7 +18,7 @@ from app.shared.help_key import help_key
 from app.shared.job_strip import jobs_strip
 from app.shared.link import Link
 from app.shared.page_file import begin_file
-from app.shared.settings import Settings, SettingsError
+from app.shared.settings import Settings, SettingsError, load_settings
 from app.shared.style import apply_style
 from app.shared.text import plain
 from store.archive import SUFFIX
@@ -149,6 +149,6 @@ def head(title: str, lead: str) -> Settings:
                 help_key()
     st.markdown(lead)
     try:
-        return Settings.from_environment()
+        return load_settings()
     except SettingsError as error:
         states.broken(str(error))

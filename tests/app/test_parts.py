@@ -19,7 +19,7 @@ from app.figures.auroc import score_label
 from app.figures.verdict import verdict
 from app.shared import runs as run_names
 from app.shared.format import interval, is_percent, number
-from app.shared.settings import Settings, SettingsError
+from app.shared.settings import SettingsError, load_settings
 from app.shared.text import counted, plain, prose
 from app.shared.token_strip import strip_html, visible
 from app.views.calibration.baselines import in_words
@@ -38,17 +38,24 @@ RUNS = pd.DataFrame(
 ).assign(name="quick", synthetic=False)
 
 
-def test_settings_come_from_the_environment() -> None:
-    settings = Settings.from_environment({"VMOER_HOME": "/data", "VMOER_APP_MAX_RUNS": "3"})
-    assert settings.home == Path("/data")
-    assert settings.max_runs == 3
-    assert settings.max_points == Settings().max_points
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"VMOER_HOME": "~/data", "VMOER_APP_MAX_RUNS": "3", "VMOER_APP_MAX_POINTS": ""}.items():
+        monkeypatch.setenv(name, text)
+    settings = load_settings()
+    assert (settings.home, settings.max_runs, settings.max_points) == (Path.home() / "data", 3, 4000)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "nan", "inf", "2.5"])
-def test_a_setting_that_is_no_positive_number_is_refused_by_name(text: str) -> None:
-    with pytest.raises(SettingsError, match="VMOER_APP_MAX_RUNS"):
-        Settings.from_environment({"VMOER_APP_MAX_RUNS": text})
+@pytest.mark.parametrize("name", ["MAX_RUNS", "POLL_SECONDS"])
+def test_a_setting_that_is_no_positive_number_is_refused_by_name(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"VMOER_APP_{name}", text)
+    if (name, text) == ("POLL_SECONDS", "2.5"):
+        assert load_settings().poll_seconds == 2.5
+        return
+    with pytest.raises(SettingsError, match=f"VMOER_APP_{name} must be a positive .*number, not '{text}'"):
+        load_settings()
 
 
 def test_the_server_command_names_an_existing_script_and_stays_on_this_machine() -> None:
