@@ -242,6 +242,40 @@ def test_a_pass_holds_no_more_texts_than_asked_for_but_one_question(micro_batch:
     assert 8 in rows or micro_batch >= 16
 
 
+@pytest.mark.parametrize("loss", ["answer", "choice"])
+def test_the_kl_is_a_mean_over_the_tokens_of_the_batch_however_it_is_split(loss: Any) -> None:
+    """Texts of very different lengths in parts of 64, 2 and 1: one KL, one gradient, so the same weights."""
+    model = tiny_model("GraniteMoeForCausalLM")
+    texts = [Example(list(range(3, 4 + 5 * n)), [7], ([9], [11, 5])) for n in range(1, 9)]
+    kls, weights = [], []
+    for micro_batch in (64, 2, 1):
+        config = TrainingConfig(
+            epochs=2, batch_size=8, micro_batch=micro_batch, learning_rate=0.02, loss=loss, beta=1.0, clip=1e9
+        )
+        with vmoer.bayesianize(model, method="mfvr", samples=3) as handle:
+            torch.nn.init.normal_(handle.head(0).mean_head.weight, std=0.5, generator=torch.Generator().manual_seed(0))
+            if not kls:  # layer 0 reads the same however the layers above route
+                total, count = 0.0, 0
+
+                def add(site: Any, decision: Any, frame: Any) -> None:
+                    nonlocal total, count
+                    if site.layer == 0:
+                        total += float(decision.posterior.kl().sum())
+                        count += frame.mask.numel()
+
+                with handle.tap.listening(add), torch.no_grad():
+                    for text in texts:
+                        for prompt, answer in text.rows(loss == "choice"):
+                            model(input_ids=torch.tensor([prompt + answer]))
+                kls.append(total / count)
+            result = train(handle, texts, VALIDATION, config)
+            weights.append(torch.cat([value.flatten() for value in handle.routers.state_dict().values()]))
+        kls += [value for step, layer, quantity, value in result.log if (step, layer, quantity) == (1, 0, "kl")]
+    assert kls == pytest.approx([kls[0]] * 4, rel=1e-5)
+    assert torch.allclose(weights[1], weights[0], atol=2e-4)
+    assert torch.allclose(weights[2], weights[0], atol=2e-4)
+
+
 def test_averaged_objective_is_never_above_the_expected_one() -> None:
     """−log of a mean of likelihoods is at most the mean of −log likelihoods (Jensen), on the same draws."""
     from vmoer.training.loop import _losses

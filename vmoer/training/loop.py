@@ -2,7 +2,7 @@
 
 Only a :class:`~vmoer.training.learner.Learner` learns; everything else is frozen. The loss sees the tokens of the
 right answer and nothing else (or, as ``loss="choice"``, the right option among all options); the KL is a mean over
-real tokens (prompt and answer), never padding, so β means the same for every batch and length. Draws are
+the real tokens of the batch (prompt and answer), never padding, so β means the same for every length and micro-batch. Draws are
 reparameterised and numbered by the step, so that an interrupted run continues with the same data order and the same
 noise. Model selection: the answer NLL of a disjoint validation set.
 
@@ -235,17 +235,22 @@ def _step(
     sums: dict[tuple[int, str], float] = {}
     beta = config.beta * min(1.0, step / max(config.kl_warmup * total, 1.0))
     stream = mix_int(config.sampling_seed, step) & 0x7FFFFFFF
-    for part in _parts(batch, config):
-        share = len(part) / len(batch)
+    choice = config.loss == "choice"
+    parts = _parts(batch, config)
+    tokens = [sum(len(prompt) + len(answer) for e in part for prompt, answer in e.rows(choice)) for part in parts]
+    for part, count in zip(parts, tokens, strict=True):
+        # the task is a mean over the questions of the batch, the KL over its tokens: however it is split into parts
+        share, weight = len(part) / len(batch), count / sum(tokens)
         watch = _Watch()
         with learner.tap.listening(watch):
             task = _losses(learner, part, config, stream).mean()
         kl = torch.stack(list(watch.kl.values())).sum() if watch.kl else task.new_zeros(())
-        loss = task + beta * kl
-        (loss * (share * _members(learner))).backward()  # a member's gradient is the mean over its own questions
-        rows = {(-1, "task_loss"): float(task.detach()), (-1, "loss"): float(loss.detach())} | watch.seen
+        loss = share * task + weight * beta * kl
+        (loss * _members(learner)).backward()  # a member's gradient is the mean over its own questions
+        rows = {key: weight * value for key, value in watch.seen.items()}
+        rows |= {(-1, "task_loss"): share * float(task.detach()), (-1, "loss"): float(loss.detach())}
         for key, value in rows.items():
-            sums[key] = sums.get(key, 0.0) + share * value
+            sums[key] = sums.get(key, 0.0) + value
         sums |= {(layer, "beta"): beta for layer in watch.kl}
     clip_gradients(list(learner.parameters.values()), config.clip, _members(learner))
     optimiser.step()
