@@ -114,7 +114,8 @@ def load_routers(
                 f"{source} belongs to another model or revision."
             )
         try:
-            heads[layer] = cls(shape, generator=torch.Generator().manual_seed(0), **config["options"])
+            options = {**cls.earlier_options, **config["options"]}
+            heads[layer] = cls(shape, generator=torch.Generator().manual_seed(0), **options)
         except (TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{source / ROUTERS.config}: these are not {config['method']} options ({error})."

@@ -144,6 +144,14 @@ class Handle:
         for layer in self.layers:
             self.head(layer).noise_scale.fill_(factor)
 
+    def set_prior_covariance(self) -> None:
+        """Give every posterior the prior's covariance and leave its mean; a method without one is refused."""
+        for layer in self.layers:
+            try:
+                self.head(layer).set_prior_covariance()
+            except ValueError as error:
+                raise VmoerError(str(error)) from None
+
     @contextmanager
     def without_noise(self) -> Iterator[None]:
         """Route by the posterior mean inside the block (noise scale 0), then as before."""

@@ -56,6 +56,11 @@ def has_kl(name: str) -> bool:
     return name not in _BY_NAME or _BY_NAME[name].has_kl
 
 
+def has_prior_covariance(name: str) -> bool:
+    """Return whether a method's prior has a covariance of the logits that can stand around its trained mean."""
+    return name in _BY_NAME and _BY_NAME[name].has_kl and _BY_NAME[name].space == "logits"
+
+
 def rank(name: str) -> int:
     """Return a method's place in lists, from the plain model upwards; one that is not built in comes last."""
     return list(_BY_NAME).index(name) if name in _BY_NAME else len(_BY_NAME)

@@ -10,10 +10,16 @@ from store.archive import SUFFIX
 from vmoer.methods import rank
 
 CONTROLS = {
-    "untrained": "untrained heads", "non-routing-noise": "non-routing noise", "moe-noise": "noise on the MoE output",
-    "beta-zero": "β = 0", "unadapted": "model as loaded", "pretrained-routers": "pretrained routers",
+    "untrained": "untrained heads",
+    "beta-zero": "β = 0",
+    "own-mean": "own mean, no noise",
+    "prior-covariance": "own mean + prior covariance",
+    "non-routing-noise": "non-routing noise",
+    "moe-noise": "noise on the MoE output",
+    "unadapted": "model as loaded",
+    "pretrained-routers": "pretrained routers",
     "map-routers": "MAP routers",
-}  # fmt: skip
+}
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -21,14 +21,19 @@ NOISE_GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 
 
 def matched_noise(session: Session, run: RunPlan) -> dict[str, Any]:
-    """``noise_scale`` (σ over the token's own RMS) and the mean KL divergence in nats it was matched to."""
+    """``noise_scale`` (σ over the token's own RMS), the mean KL divergence in nats it was matched to, and its own.
+
+    Matched is how far the method's samples are from the answers of its own mean.
+    """
     item = session.inputs.calibration
     questions = item.questions[:QUESTIONS]
     with session.native():
         plain = score(session, questions)
     sampled = replace(run, control="none", estimator="predictive")
     with session.native(), session.handle(sampled) as handle:
-        target = disagreement(score(session, questions, handle=handle, samples=run.samples), plain)
+        with handle.without_noise():
+            centre = score(session, questions, handle=handle)
+        target = disagreement(score(session, questions, handle=handle, samples=run.samples), centre)
     layers = session.layers_of(run.method)
 
     def strength(scale: float) -> float:
@@ -39,12 +44,19 @@ def matched_noise(session: Session, run: RunPlan) -> dict[str, Any]:
 
     with session.native():
         scale = matched_scale(strength, target)
-    return {"noise_scale": scale, "matched_nats": target, "matched_questions": len(questions)}
+        reached = strength(scale)
+    return {
+        "noise_scale": scale,
+        "matched_nats": target,
+        "noise_nats": reached,
+        "matched_questions": len(questions),
+    }
 
 
-def tuned_untrained(session: Session, run: RunPlan) -> dict[str, Any]:
-    """``noise_factor``: σ of untrained heads over their prior's, chosen on the validation questions as ``tune_noise``
-    chooses it for trained ones; empty where that is not asked for.
+def tuned_control(session: Session, run: RunPlan) -> dict[str, Any]:
+    """``noise_factor``: σ of untrained heads, or of the prior's covariance around a trained mean, over the prior's.
+
+    Chosen on the validation questions as ``tune_noise`` chooses it for trained ones; empty where that is not asked for.
     """
     part = session.spec.routers.train
     if part is None or not part.tune_noise:
@@ -57,7 +69,7 @@ def tuned_untrained(session: Session, run: RunPlan) -> dict[str, Any]:
             factor = float(handle.head(handle.layers[0]).noise_scale)
         return {"noise_factor": factor, "tuned_questions": len(found.questions)}
 
-    return dict(session.remember(f"untrained noise {run.method}", tune))
+    return dict(session.remember(f"{run.control} noise {run.method}", tune))
 
 
 def tuned_noise(session: Session, handle: Handle, found: QuestionSet) -> list[tuple[int, int, str, float]]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.errors import SpecError
-from pipelines.preparation.controls import matched_noise, tuned_untrained
+from pipelines.preparation.controls import matched_noise, tuned_control
 from pipelines.preparation.train import ensure_base, ensure_method
 from pipelines.session.batching import encode_batches
 from pipelines.session.checkpoints import router_folder
@@ -63,7 +63,7 @@ def prepare_run(session: Session, run: RunPlan) -> Setup:
     before = find_manifest(session.home, run.run_id)
     begun = before is not None and run.noisy
     if not (run.deterministic or begun or run.control == "untrained"):
-        ensure_method(session, run.method, "none" if run.noisy else run.control)
+        ensure_method(session, run.method, run.control if run.control == "beta-zero" else "none")
     with session.native(name):
         base = {"base": name, **session.resident.base.identity()}
     if run.deterministic:
@@ -72,8 +72,8 @@ def prepare_run(session: Session, run: RunPlan) -> Setup:
         return Setup(base, card=before.card["routing"] if before is not None else matched_noise(session, run))
     layers = session.layers_of(run.method)
     card = {"layers": layers, "options": session.spec.options.get(run.method, {})}
-    if run.control == "untrained":
-        card |= tuned_untrained(session, run)
+    if run.control in ("untrained", "prior-covariance"):
+        card |= tuned_control(session, run)
     return Setup(base, layers, _source(session, run), card)
 
 
@@ -84,7 +84,12 @@ def _source(session: Session, run: RunPlan) -> str | None:
         return None
     if run.control == "untrained":
         return "as initialised"
-    return f"{source}, with β = 0" if run.control == "beta-zero" else source
+    changed = {
+        "beta-zero": "with β = 0",
+        "own-mean": "without noise",
+        "prior-covariance": "with the prior's covariance",
+    }
+    return ", ".join([source, *([changed[run.control]] if run.control in changed else [])])
 
 
 def choose(session: Session, method: str) -> list[int]:

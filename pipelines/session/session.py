@@ -127,7 +127,13 @@ class Session:
         folder = router_folder(self.inputs, run.method, run.control)
         model = self.resident.model
         if folder is not None and run.control != "untrained":
-            return vmoer.load_routers(model, folder, samples=run.samples, estimator=run.estimator, seed=run.seed)
+            handle = vmoer.load_routers(model, folder, samples=run.samples, estimator=run.estimator, seed=run.seed)
+            if run.control == "own-mean":
+                handle.scale_noise(0.0)
+            if run.control == "prior-covariance":
+                handle.set_prior_covariance()
+                handle.scale_noise(card.get("noise_factor", 1.0))
+            return handle
         chosen = card["layers"] if "layers" in card else self.layers_of(run.method)
         saved = {} if folder is None or self.spec.routers.train is not None else _saved_options(folder)
         options = {**saved, **self.spec.options.get(run.method, {})}
@@ -148,7 +154,7 @@ class Session:
 
 def _saved_options(folder: Path) -> dict[str, Any]:
     try:
-        options = json.loads((folder / "routers.json").read_text(encoding="utf-8"))["options"]
+        config = json.loads((folder / "routers.json").read_text(encoding="utf-8"))
+        return {**vmoer.routers.routers.get(config["method"]).earlier_options, **config["options"]}
     except (OSError, ValueError, KeyError):
         raise SpecError(f"routers: {folder.name} is not a router checkpoint") from None
-    return dict(options)

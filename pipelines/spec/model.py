@@ -33,7 +33,7 @@ from pipelines.spec.sections import (
 from pipelines.spec.stage_table import DEFAULT, LISTED
 
 Estimator = Literal["in-router", "closed-form", "predictive"]
-Control = Literal["untrained", "beta-zero", "non-routing-noise", "moe-noise"]
+Control = Literal["untrained", "beta-zero", "own-mean", "prior-covariance", "non-routing-noise", "moe-noise"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 
 
@@ -65,8 +65,9 @@ class Spec(Part):
         default="all", description="where the passes sample routing: all, or (cheaper) only those that are scored"
     )
     controls: Annotated[list[Control], BeforeValidator(distinct)] = Field(
-        default=["untrained", "non-routing-noise"],
-        description="untrained, beta-zero, non-routing-noise, moe-noise; beside every Bayesian method",
+        default=["untrained", "own-mean", "prior-covariance", "non-routing-noise"],
+        description="untrained, beta-zero, own-mean (noise 0), prior-covariance (around the trained mean), "
+        "non-routing-noise, moe-noise; beside every Bayesian method",
     )
     adapter: Annotated[Adapter, BeforeValidator(source_or_training)] | None = Field(
         default=None, description="shipped, shipped:<set>, a folder, or {train: …}; left out: the model as loaded"
@@ -147,9 +148,21 @@ class Spec(Part):
         return values
 
     @property
+    def revisions(self) -> list[str]:
+        """What this spec means in another way than it once did, so that earlier results are not taken for its own."""
+        changed = {
+            "kl-by-tokens": self.routers.train is not None,
+            "temperature-in-spread": not {"temperature", "vtsr"}.isdisjoint(self.methods),
+            "noise-around-own-mean": not {"non-routing-noise", "moe-noise"}.isdisjoint(self.controls),
+        }
+        bayesian = set(self.methods) - {"deterministic"}
+        return [name for name, applies in changed.items() if applies and bayesian]
+
+    @property
     def experiment(self) -> str:
-        """The identity: 16 hex digits of the SHA-256 over the canonical JSON."""
-        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        """The identity: 16 hex digits of the SHA-256 over the canonical JSON and the revisions."""
+        values = self.canonical() | ({"revisions": self.revisions} if self.revisions else {})
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

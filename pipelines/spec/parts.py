@@ -74,6 +74,7 @@ class Parts:
             measured_on = spec["data"]["validation"] or spec["data"]["id"]
             decides |= {key: spec[key] for key in ("base", "layers", "samples", "routers")}
             decides |= {"options": spec["options"].get(method, {}), "measured_on": measured_on}
+            decides |= {"revisions": [name for name in self.spec.revisions if name != "noise-around-own-mean"]}
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
         return contained(self.home, self.home / "routers" / f"{digest}.{name}")
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipelines.spec.model import Spec
-from vmoer.methods import has_kl, trainable
+from vmoer.methods import has_kl, has_prior_covariance, trainable
 
 _SUFFIX = {"none": "", "non-routing-noise": ".noise"}
 
@@ -71,7 +71,8 @@ def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
     routers), on which every Bayesian row stands. An adapter adds the row ``unadapted``; MAP routers add the row with
     them (or, when they are the base, the row without). A Bayesian run is compared with all of these and with its own
     controls. The noise controls average answers, so their estimator is ``predictive``; there is one of each kind per
-    method, as strong as that method's own samples. A head control that would repeat the method's own row is left out.
+    method, as strong as that method's own samples, and one pass of its own mean. A head control that would repeat the
+    method's own row is left out.
     """
     model = model_name or model_slug(spec.model)
 
@@ -103,17 +104,24 @@ def expand(spec: Spec, model_name: str | None = None) -> list[RunPlan]:
             for control in NOISE
             if control in spec.controls
         ]
-        runs += noise
+        mean = []
+        if "own-mean" in spec.controls and trainable(method) and spec.routers.source != "untrained":
+            mean = [plan(method, "in-router", "own-mean", 1, *baselines)]
+        runs += [*noise, *mean]
         # untrained heads without parameters, or β = 0 without a KL, would repeat the method's own row
-        differs = {"untrained": trainable(method), "beta-zero": has_kl(method)}
+        differs = {
+            "untrained": trainable(method),
+            "beta-zero": has_kl(method),
+            "prior-covariance": has_prior_covariance(method) and spec.routers.source != "untrained",
+        }
         for estimator in spec.estimators:
             samples = {"in-router": spec.samples, "closed-form": 1}.get(estimator, spec.answer_samples)
             heads = [
                 plan(method, estimator, control, samples, *baselines)
-                for control in ("untrained", "beta-zero")
-                if control in spec.controls and differs[control]
+                for control, own in differs.items()
+                if control in spec.controls and own
             ]
-            runs += [*heads, plan(method, estimator, "none", samples, *baselines, *heads, *noise)]
+            runs += [*heads, plan(method, estimator, "none", samples, *baselines, *mean, *heads, *noise)]
     return runs
 
 

@@ -52,7 +52,8 @@ CATALOG: tuple[Table, ...] = (
             (
                 "control",
                 "VARCHAR",
-                "none, untrained (heads as initialised), beta-zero (trained without KL), non-routing-noise, moe-noise; "
+                "none, untrained (heads as initialised), beta-zero (trained without KL), own-mean (noise 0), "
+                "prior-covariance (around the trained mean), non-routing-noise, moe-noise; "
                 "deterministic baselines: unadapted, pretrained-routers, map-routers",
             ),
             ("layers", "USMALLINT[]", "layers that carry a Bayesian router; empty when deterministic"),

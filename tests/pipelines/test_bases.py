@@ -43,7 +43,7 @@ SPEC: dict[str, Any] = {
     "methods": ["mfvr"],
     "layers": [1],
     "estimators": ["in-router", "predictive"],
-    "controls": ["untrained", "beta-zero", "moe-noise"],
+    "controls": ["untrained", "beta-zero", "own-mean", "prior-covariance", "moe-noise"],
     "samples": 4,
     "predictive_samples": 2,
     "adapter": {"train": TRAIN, "rank": 2},

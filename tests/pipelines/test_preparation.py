@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dbos import DBOS
 
+import vmoer
 from pipelines.errors import JobError, PipelineError
 from pipelines.jobs import client as jobs
 from pipelines.preparation import controls as noise_control
 from pipelines.preparation import train
+from pipelines.preparation.controls import matched_noise
+from pipelines.preparation.setup import prepare_experiment
 from pipelines.session.checkpoints import router_folder
 from pipelines.session.inputs import Inputs
 from pipelines.session.session import Session
@@ -101,6 +105,32 @@ def test_only_prepare_trains_or_measures(tmp_path: Path, monkeypatch: pytest.Mon
         assert steps[:2] == [f"{run_id}: prepare", f"{run_id}: begin"]
     assert len(RunTables(tmp_path, runs["none"]).table("training_log")), "the method's own run has the log"
     assert read_manifest(tmp_path, runs["non-routing-noise"]).card["routing"]["noise_scale"] > 0
+
+
+def test_a_mean_that_training_has_moved_does_not_count_as_noise(tmp_path: Path) -> None:
+    """Noise is matched to the spread around a method's own mean: no spread, no noise; the spread alone otherwise."""
+    scales = {}
+    for factor in (0.0, 1.0):
+        for shift in (0.0, 2.0):
+            folder = tmp_path / f"{factor}-{shift}"
+            model, _ = vmoer.load_model("worldfacts-moe")
+            with vmoer.bayesianize(model, method="mfvr", samples=2, estimator="predictive") as handle:
+                generator = torch.Generator().manual_seed(0)
+                for layer in handle.layers:
+                    torch.nn.init.normal_(handle.head(layer).mean_head.weight, std=shift, generator=generator)
+                handle.scale_noise(factor)
+                handle.save(folder)
+            spec = parse_spec({**SPEC, "layers": None, "routers": str(folder)})
+            session = Session(Inputs(spec, [], settings(tmp_path)))
+            prepare_experiment(session)
+            run = next(run for run in expand(session.spec) if run.control == "non-routing-noise")
+            card = matched_noise(session, run)
+            assert card["noise_nats"] == pytest.approx(card["matched_nats"], rel=0.15, abs=1e-12)
+            scales[factor, shift] = card["noise_scale"]
+            session.resident.clear()
+    assert max(scales[0.0, 0.0], scales[0.0, 2.0]) < 1e-4, "float noise at most"
+    assert scales[1.0, 0.0] > 0.01
+    assert scales[1.0, 2.0] > 0.01
 
 
 def test_a_session_trains_nothing_by_itself(tmp_path: Path) -> None:

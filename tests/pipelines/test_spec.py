@@ -19,6 +19,10 @@ from pipelines.spec.model import Spec, load_spec, parse_spec, resolve_path
 from pipelines.spec.runs import expand
 from pipelines.spec.yamlfile import read_mapping
 
+TRAINING = {
+    "data": {"name": "worldfacts", "split": "train"},
+    "validation": {"name": "worldfacts", "split": "validation"},
+}
 MINIMAL = {"model": "worldfacts-moe", "data": {"id": {"name": "worldfacts", "split": "test"}}}
 GOOD = """
 model: smollm2-moe
@@ -52,7 +56,7 @@ def outcome(values: dict[str, object]) -> str:
 def test_documented_example_is_a_spec() -> None:
     parsed = parse_spec(read_mapping(GOOD))
     assert parsed.data.near[0].limit == 200
-    assert parsed.controls == ["untrained", "non-routing-noise"]
+    assert parsed.controls == ["untrained", "own-mean", "prior-covariance", "non-routing-noise"]
     assert parsed.noise.gammas == [0.001, 0.01, 0.02, 0.05, 0.1]
 
 
@@ -161,20 +165,43 @@ def test_runs_begin_with_the_baseline_and_carry_both_controls() -> None:
     assert kinds == [
         ("deterministic", "none", "none"),
         ("fcvr", "predictive", "non-routing-noise"),
+        ("fcvr", "in-router", "own-mean"),
         ("fcvr", "in-router", "untrained"),
+        ("fcvr", "in-router", "prior-covariance"),
         ("fcvr", "in-router", "none"),
         ("fcvr", "predictive", "untrained"),
+        ("fcvr", "predictive", "prior-covariance"),
         ("fcvr", "predictive", "none"),
     ]
-    assert [run.samples for run in runs] == [1, 8, 35, 35, 8, 8]
-    assert len({run.run_id for run in runs}) == 6
+    assert [run.samples for run in runs] == [1, 8, 1, 35, 35, 35, 8, 8, 8]
+    assert len({run.run_id for run in runs}) == len(runs)
 
 
 def test_a_head_control_that_would_repeat_a_row_is_left_out() -> None:
-    given = expand(spec(methods=["temperature", "mcdr", "vtsr"], controls=["untrained", "beta-zero"]))
+    controls = ["untrained", "beta-zero", "own-mean", "prior-covariance"]
+    given = expand(spec(methods=["temperature", "mcdr", "vtsr", "mfvr"], controls=controls))
     found = {(run.method, run.control) for run in given if not run.deterministic}
-    none = {(name, "none") for name in ("temperature", "mcdr", "vtsr")}
-    assert found == none | {("mcdr", "untrained"), ("vtsr", "untrained"), ("vtsr", "beta-zero")}
+    none = {(name, "none") for name in ("temperature", "mcdr", "vtsr", "mfvr")}
+    mean = {(name, "own-mean") for name in ("mcdr", "vtsr", "mfvr")}
+    vtsr, mfvr = {("vtsr", name) for name in controls[:2]}, {("mfvr", name) for name in controls}
+    assert found == none | mean | {("mcdr", "untrained")} | vtsr | mfvr
+    assert [run.samples for run in given if run.control == "own-mean"] == [1, 1, 1]
+    untrained = expand(spec(methods=["mfvr"], controls=controls, routers="untrained"))
+    assert {run.control for run in untrained} == {"none", "untrained", "beta-zero"}
+
+
+def test_a_spec_that_means_something_else_than_before_has_another_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = {
+        "kl-by-tokens": spec(methods=["fcvr"], controls=[], routers={"train": TRAINING}),
+        "temperature-in-spread": spec(methods=["vtsr"], controls=[]),
+        "noise-around-own-mean": spec(methods=["fcvr"], controls=["moe-noise"]),
+    }
+    same = [spec(methods=["fcvr"], controls=[]), spec(methods=["deterministic"])]
+    now = [one.experiment for one in [*changed.values(), *same]]
+    assert [one.revisions for one in changed.values()] == [[name] for name in changed]
+    monkeypatch.setattr(Spec, "revisions", [])
+    before = [one.experiment for one in [*changed.values(), *same]]
+    assert [old == new for old, new in zip(before, now, strict=True)] == [False] * 3 + [True] * 2
 
 
 def test_the_closed_form_takes_no_samples() -> None:
@@ -195,7 +222,7 @@ def test_run_ids_are_deterministic_safe_and_say_what_they_are() -> None:
     assert [run.run_id for run in first] == [
         run.run_id for run in expand(spec(model="/models/My Model (v2)", methods=["fcvr"]))
     ]
-    assert first[2].run_id.startswith("my-model-v2.fcvr.in-router.untrained.")
+    assert first[3].run_id.startswith("my-model-v2.fcvr.in-router.untrained.")
     for run in first:
         assert set(run.run_id) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-")
 

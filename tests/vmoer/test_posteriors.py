@@ -1,6 +1,7 @@
 """The mathematics of each posterior, against independent implementations."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vmoer.architectures import architecture_of
-from vmoer.attach import bayesianize
+from vmoer.attach import bayesianize, load_routers
 from vmoer.errors import VmoerError
 from vmoer.forward.decision import decide
 from vmoer.forward.recorder import record
@@ -164,6 +165,60 @@ def test_temperature_gates_come_from_the_unscaled_logits():
     expected = torch.softmax(logits.gather(-1, found.index), dim=-1)
     torch.testing.assert_close(found.weight, expected)
     assert torch.equal(found.logits, logits), "the routing logits reported are the native ones"
+
+
+@pytest.mark.parametrize("method", ["temperature", "vtsr"])
+def test_a_flat_router_and_a_sharp_one_are_sampled_alike(method):
+    """A temperature in units of the router's own spread: scaling all logits changes no selection."""
+    logits = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(200, SHAPE.hidden_size, generator=torch.Generator().manual_seed(1))
+    chosen, agree = {}, {}
+    for unit in ("spread", "logits"):
+        for scale in (1.0, 0.025):
+            head = routers.get(method)(
+                SHAPE, generator=torch.Generator().manual_seed(2), logit_scale=scale, temperature=0.3, unit=unit
+            )
+            scores = head.posterior(hidden, scale * logits).draw(8, noise(200))
+            chosen[unit, scale] = scores.topk(2, dim=-1).indices.sort(-1).values
+        agree[unit] = float((chosen[unit, 1.0] == chosen[unit, 0.025]).float().mean())
+    assert agree["spread"] == 1.0
+    assert agree["logits"] < 0.8, "in logits the flat router would be near-uniform"
+
+
+@pytest.mark.parametrize("method", ["temperature", "vtsr"])
+def test_a_checkpoint_from_before_units_keeps_its_temperature_in_logits(method, tmp_path):
+    model = tiny_model()
+    batch = tiny_batch((6, 6))
+    with torch.no_grad():
+        with bayesianize(model, method, temperature=0.5, unit="logits", samples=3) as handle:
+            before = model(**batch).logits
+            handle.save(tmp_path)
+        config = json.loads((tmp_path / "routers.json").read_text())
+        assert config["options"].pop("unit") == "logits"
+        (tmp_path / "routers.json").write_text(json.dumps(config))
+        with load_routers(model, tmp_path):
+            assert torch.equal(model(**batch).logits, before)
+
+
+@pytest.mark.parametrize("method", ["mfvr", "fcvr", "fcvr-lowrank"])
+def test_prior_covariance_keeps_the_mean_and_has_the_priors_width(method):
+    head = routers.get(method)(SHAPE, generator=torch.Generator().manual_seed(0), logit_scale=0.7)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+    hidden, logits = (
+        torch.randn(2, 5, SHAPE.hidden_size, generator=torch.Generator().manual_seed(2))[0],
+        torch.zeros(5, 6),
+    )
+    before = head.posterior(hidden, logits)
+    head.set_prior_covariance()
+    after = head.posterior(hidden, logits)
+    assert torch.equal(after.mean, before.mean)
+    torch.testing.assert_close(after.variance(), torch.full((5,), 6 * (0.7 * head.prior_std) ** 2))
+    shift = (after.residual / (0.7 * head.prior_std)).square().sum(-1) / 2
+    torch.testing.assert_close(after.kl(), shift)
+    with pytest.raises(ValueError, match="'mcdr' has no prior covariance"):
+        routers.get("mcdr")(SHAPE, generator=torch.Generator()).set_prior_covariance()
 
 
 def test_temperature_towards_zero_is_the_native_router():

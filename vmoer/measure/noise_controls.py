@@ -116,7 +116,11 @@ class MoeNoise:
 
 
 def disagreement(samples: list[OptionScores], reference: list[OptionScores]) -> float:
-    """Mean KL divergence (nats) from the deterministic answer distribution to each sample's: how strong a noise is."""
+    """Mean KL divergence (nats) from the answers without noise to each sample's: how strong a noise is.
+
+    ``reference`` are the answers that the noise varies: the deterministic ones for noise beside routing, those of the
+    method's own mean for a posterior, so that a mean which training has moved does not count as noise.
+    """
     values: list[float] = []
     for noisy, plain in zip(samples, reference, strict=True):
         p = plain.probabilities()[0]
@@ -128,7 +132,12 @@ def disagreement(samples: list[OptionScores], reference: list[OptionScores]) -> 
 def matched_scale(
     strength: Callable[[float], float], target: float, *, low: float = 0.01, high: float = 8.0, steps: int = 7
 ) -> float:
-    """The noise scale whose ``strength`` (:func:`disagreement`) equals ``target``, by bisection in log scale."""
+    """The noise scale whose ``strength`` (:func:`disagreement`) equals ``target``, by bisection in log scale.
+
+    Below ``low`` the KL divergence is taken to grow with the square of the scale; a ``target`` of 0 is a scale of 0.
+    """
+    if target < (weakest := strength(low)):
+        return low * (target / weakest) ** 0.5
     bounds: NDArray[np.float64] = np.log(np.array([low, high]))
     for _ in range(steps):
         middle = float(bounds.mean())

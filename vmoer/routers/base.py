@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -110,6 +110,10 @@ class BayesianRouter(nn.Module, ABC):
     needs_curvature: ClassVar[bool] = False
     #: the path of training is the result: constant learning rate, no early stop, the last weights are kept
     keeps_last_weights: ClassVar[bool] = False
+    #: layers of the head that are zero where the posterior has the prior's covariance; empty without a prior covariance
+    spread_heads: ClassVar[tuple[str, ...]] = ()
+    #: constructor options as a checkpoint means them that was written before they existed
+    earlier_options: ClassVar[Mapping[str, Any]] = {}
     #: members of an ensemble, each trained on its own order of the data; ``None`` for one posterior
     support: int | None = None
 
@@ -150,6 +154,15 @@ class BayesianRouter(nn.Module, ABC):
         the training questions; ``None`` unless :attr:`needs_curvature`.
         """
         return {}
+
+    def set_prior_covariance(self) -> None:
+        """Give the posterior the prior's covariance and leave its mean; ``ValueError`` for a method without one."""
+        if not self.spread_heads:
+            raise ValueError(f"Method {self.method!r} has no prior covariance.")
+        with torch.no_grad():
+            for name in self.spread_heads:
+                for parameter in getattr(self, name).parameters():
+                    parameter.zero_()
 
     def macs(self, samples: int) -> int | None:
         """Return the MACs per token of one in-router decision over ``samples`` draws; ``None`` where nobody counted.

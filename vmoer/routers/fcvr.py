@@ -52,6 +52,7 @@ class FullCovarianceRouter(BayesianRouter):
 
     method = "fcvr"
     closed_form = True
+    spread_heads = ("cholesky_head",)
 
     def __init__(
         self,

@@ -68,6 +68,7 @@ class LowRankRouter(BayesianRouter):
 
     method = "fcvr-lowrank"
     closed_form = True
+    spread_heads = ("log_std_head", "factor_head")
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class MeanFieldRouter(BayesianRouter):
 
     method = "mfvr"
     closed_form = True
+    spread_heads = ("log_std_head",)
 
     def __init__(
         self,

@@ -10,15 +10,16 @@ have no gradient) and has none of the variance of a score-function estimator.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from vmoer.routers.base import BayesianRouter, RouterShape, linear, positive, products
 from vmoer.routers.mfvr import bounded, check_trunk
-from vmoer.routers.temperature import GumbelTopK
+from vmoer.routers.temperature import GumbelTopK, check_unit
 
 
 @dataclass
@@ -48,10 +49,12 @@ class VariationalTemperatureRouter(BayesianRouter):
     """log(T/T₀) = bounded MLP of the router's input, H → H/4 (ReLU) → 1 with biases, nearly 0 at the start.
 
     The gates are those of l · T₀/T. ``noise_scale`` c multiplies the selection temperature and the logarithm of the
-    ratio: c = 0 is the native router.
+    ratio: c = 0 is the native router. T₀ is ``temperature`` in units of the router's own logit spread, or in logits
+    with ``unit="logits"``.
     """
 
     method = "vtsr"
+    earlier_options: ClassVar[Mapping[str, Any]] = {"unit": "logits"}
 
     def __init__(
         self,
@@ -61,11 +64,13 @@ class VariationalTemperatureRouter(BayesianRouter):
         temperature: float = 1.0,
         prior_std: float = 0.5,
         trunk_width: int | None = None,
+        unit: str = "spread",
         **common: Any,
     ) -> None:
         super().__init__(shape, generator=generator, **common)
         self.temperature = positive("temperature", temperature)
         self.prior_std = positive("prior_std", prior_std)
+        self.unit = check_unit(unit)
         self.trunk_width = check_trunk("shared", trunk_width, max(shape.hidden_size // 4, 1))
         self.trunk = linear(self.trunk_width, shape.hidden_size, generator, bias=True)
         self.ratio_head = linear(1, self.trunk_width, generator, std=1e-3, bias=True)
@@ -73,17 +78,23 @@ class VariationalTemperatureRouter(BayesianRouter):
     def posterior(self, hidden: Tensor, base_logits: Tensor) -> VariationalTemperature:
         log_ratio = bounded(self.ratio_head(torch.relu(self.trunk(hidden)))[:, 0])
         ratio = (self.noise_scale * log_ratio).exp()
+        unit = self.logit_scale if self.unit == "spread" else 1.0
         return VariationalTemperature(
             base_logits,
             log_ratio,
             self.prior_std,
             self.shape.top_k,
             gate_logits=base_logits / ratio[:, None],
-            temperature=self.noise_scale * self.temperature * ratio,
+            temperature=self.noise_scale * self.temperature * unit * ratio,
         )
 
     def macs(self, samples: int) -> int:
         return products(self) + self.shape.n_experts
 
     def options(self) -> dict[str, Any]:
-        return {"temperature": self.temperature, "prior_std": self.prior_std, "trunk_width": self.trunk_width}
+        return {
+            "temperature": self.temperature,
+            "prior_std": self.prior_std,
+            "trunk_width": self.trunk_width,
+            "unit": self.unit,
+        }

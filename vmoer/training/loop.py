@@ -2,9 +2,9 @@
 
 Only a :class:`~vmoer.training.learner.Learner` learns; everything else is frozen. The loss sees the tokens of the
 right answer and nothing else (or, as ``loss="choice"``, the right option among all options); the KL is a mean over
-the real tokens of the batch (prompt and answer), never padding, so β means the same for every length and micro-batch. Draws are
-reparameterised and numbered by the step, so that an interrupted run continues with the same data order and the same
-noise. Model selection: the answer NLL of a disjoint validation set.
+the real tokens of the batch (prompt and answer), never padding, so β means the same for every length and micro-batch.
+Draws are reparameterised and numbered by the step, so that an interrupted run continues with the same data order and
+the same noise. Model selection: the answer NLL of a disjoint validation set.
 
 Some methods differ, as their :class:`~vmoer.routers.base.BayesianRouter` says. A weight-space Gaussian trains its mean
 without noise and gets its spread afterwards. One that lives on the *path* of training keeps a constant learning rate,

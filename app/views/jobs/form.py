@@ -86,7 +86,7 @@ def spec_form(limits: Settings) -> dict[str, Any]:
     with st.expander("More"), st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         with st.container(width=300):
             values["controls"] = st.multiselect(
-                "Controls", list(CONTROLS), default=["untrained", "non-routing-noise"], key="job.controls"
+                "Controls", list(CONTROLS), default=Spec.model_fields["controls"].default, key="job.controls"
             )
         with st.container(width=160):
             values["scoring"] = st.selectbox("Scoring", ["likelihood", "letter"], key="job.scoring")
