@@ -113,6 +113,13 @@ class Page:
             st.caption(
                 f":blue-badge[archived results] {names}: computed before and added as a file, not on this machine"
             )
+        for run in shown:
+            found = run_names.posterior(run)
+            if found.get("learned") is False:
+                st.caption(
+                    f":orange-badge[not learned] {plain(self.label(run['run_id']))}: {plain(found['why'])}. "
+                    "What its answers gain or lose is not the work of a learned posterior."
+                )
         states.run_states(shown, self.label)
         states.synthetic_banner(sorted({run["model"] for run in shown} & self.synthetic))
 

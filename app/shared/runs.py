@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -20,6 +22,14 @@ CONTROLS = {
     "pretrained-routers": "pretrained routers",
     "map-routers": "MAP routers",
 }
+
+
+def posterior(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's manifest says of its trained posterior (:mod:`vmoer.measure.learned`); else empty."""
+    card = run.get("manifest")
+    if not isinstance(card, str) or '"posterior"' not in card:
+        return {}
+    return dict((json.loads(card).get("routing") or {}).get("posterior") or {})
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -9,6 +9,14 @@ from store.catalog import RunManifest, list_manifests
 from store.retention import run_sizes
 
 
+def _learned(manifest: RunManifest) -> str | None:
+    """Return whether a run's routers have left their prior, in words; ``None`` where nobody measured or could tell."""
+    found = (manifest.card.get("routing") or {}).get("posterior")
+    if found is None or found["learned"] is None:
+        return None
+    return "learned" if found["learned"] else "not learned"
+
+
 def run_rows(home: Path) -> list[dict[str, Any]]:
     """Every run, experiments by start, controls after the runs they belong to; ``datasets`` are names."""
     manifests = list_manifests(home)
@@ -39,6 +47,8 @@ def run_rows(home: Path) -> list[dict[str, Any]]:
             "layers": one.layers,
             "samples": one.samples,
             "datasets": [row["dataset"] for row in one.datasets],
+            "learned": _learned(one),
+            "posterior": (one.card.get("routing") or {}).get("posterior"),
             "status": one.status,
             "error": one.error,
             "n_tokens": one.n_tokens,

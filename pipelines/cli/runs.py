@@ -29,10 +29,8 @@ def runs_list(json_: Json = False) -> None:
     """The same as `vmoer runs` alone."""
     rows = run_rows(load_settings().home)
     if not json_:
-        rows = [
-            {key: row[key] for key in ("run_id", "status", "datasets", "started_at")} | {"size": size(row["bytes"])}
-            for row in rows
-        ]
+        shown = ("run_id", "status", "learned", "datasets", "started_at")
+        rows = [{key: row[key] for key in shown} | {"size": size(row["bytes"])} for row in rows]
     console.print_rows(rows, json_, "no runs yet; `vmoer demo` or `vmoer run SPEC` makes some")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.errors import SpecError
 from pipelines.preparation.controls import matched_noise, tuned_control
-from pipelines.preparation.train import ensure_base, ensure_method
+from pipelines.preparation.train import ensure_base, ensure_method, kept_step_of
 from pipelines.session.batching import encode_batches
 from pipelines.session.checkpoints import router_folder
 from pipelines.session.session import Session
@@ -21,6 +21,7 @@ from store.catalog import find_manifest
 from vmoer.attach import choose_layers
 from vmoer.errors import CheckpointError
 from vmoer.layers import MEASURED, describe, parse
+from vmoer.measure.learned import KL_LIMIT, has_learned, layer_posteriors
 from vmoer.routers.base import routers
 
 _LAYERS_DEFAULT = "all"
@@ -74,7 +75,26 @@ def prepare_run(session: Session, run: RunPlan) -> Setup:
     card = {"layers": layers, "options": session.spec.options.get(run.method, {})}
     if run.control in ("untrained", "prior-covariance"):
         card |= tuned_control(session, run)
+    if run.control in ("none", "beta-zero"):
+        card |= trained_posterior(session, run, name)
     return Setup(base, layers, _source(session, run), card)
+
+
+def trained_posterior(session: Session, run: RunPlan, base: str) -> dict[str, Any]:
+    """``posterior``: what :mod:`vmoer.measure.learned` says of a run's trained routers; empty for untrained ones."""
+    folder = router_folder(session.inputs, run.method, run.control)
+    if folder is None:
+        return {}
+
+    def measure() -> dict[str, Any]:
+        kept = kept_step_of(folder)
+        with session.native(base), session.handle(run) as handle:
+            rows = layer_posteriors(handle, encode_batches(session.inputs, session.resident, limit=32))
+        learned, why = has_learned(rows, kept)
+        measured = [asdict(row) for row in rows]
+        return {"learned": learned, "why": why, "kept_step": kept, "kl_limit": KL_LIMIT, "layers": measured}
+
+    return {"posterior": session.remember(f"posterior {run.method} {run.control}", measure)}
 
 
 def _source(session: Session, run: RunPlan) -> str | None:

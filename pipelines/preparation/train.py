@@ -160,9 +160,16 @@ def missing_parts(inputs: Inputs) -> dict[Path, FineTuning]:
 
 
 def read_log(folder: Path) -> Log:
-    """The training log beside a checkpoint."""
-    rows = json.loads((folder / LOG).read_text(encoding="utf-8"))["log"]
-    return [(int(step), int(layer), str(quantity), float(value)) for step, layer, quantity, value in rows]
+    """The training log beside a checkpoint; its last row says which step's weights were kept."""
+    stored = json.loads((folder / LOG).read_text(encoding="utf-8"))
+    kept = int(stored["best_step"])
+    rows = [(int(step), int(layer), str(quantity), float(value)) for step, layer, quantity, value in stored["log"]]
+    return [*rows, (kept, -1, "kept_step", float(kept))]
+
+
+def kept_step_of(folder: Path) -> int | None:
+    """Return the step whose weights a checkpoint holds, as the log beside it says; ``None`` without a log."""
+    return int(read_log(folder)[-1][3]) if is_trained(folder) else None
 
 
 def _train(session: Session, learner: Learner, part: FineTuning, folder: Path) -> TrainingResult:

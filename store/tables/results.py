@@ -183,7 +183,8 @@ RESULTS: tuple[Table, ...] = (
             (
                 "quantity",
                 "VARCHAR",
-                "loss, task_loss, validation_nll; per layer kl, beta, posterior_std, logit_std, temperature; …",
+                "loss, task_loss, validation_nll, kept_step; per layer kl, beta, posterior_std, logit_std, "
+                "temperature; …",
             ),
             ("value", "DOUBLE", "value at that step"),
         ),

@@ -305,9 +305,13 @@ def test_a_chart_of_one_layer_shows_every_expert_also_unused_ones() -> None:
         assert [0, 1, 2, 3] in domains
 
 
-def test_the_best_step_is_that_of_the_lowest_validation_loss() -> None:
-    assert training.best_step(frames.training()) == (10, 1.2)
-    assert training.best_step(frames.training().query("quantity == 'loss'")) is None
+def test_the_best_step_is_the_one_that_was_kept() -> None:
+    log = frames.training()
+    assert training.best_step(log, "mfvr") == (10, 1.2)
+    assert training.best_step(log, "swagr")[0] == log["step"].max(), "it keeps the last weights"
+    assert training.best_step(log.query("quantity == 'loss'"), "mfvr") is None
+    said = pd.DataFrame([{"step": 5, "layer": -1, "quantity": "kept_step", "value": 5.0}])
+    assert training.best_step(pd.concat([log, said]), "mfvr")[0] == 5
 
 
 def test_risk_starts_with_the_surest_answers_and_ends_at_the_error_rate() -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pipelines.cli.listing import run_rows
 from pipelines.data.questions import load_questions
 from pipelines.errors import PipelineError
 from pipelines.experiment.manifests import check_same_base
@@ -135,6 +137,40 @@ def test_logs_costs_and_paired_stability_are_stored(computed: Path) -> None:
     assert len(paired)
     assert examples.groupby(["run_id", "mode", "gamma"]).size().eq(6).all()
     assert "prompt_length" in scores
+
+
+def test_cards_say_whether_a_posterior_has_left_its_prior(computed: Path) -> None:
+    listed = {one["run_id"]: one for one in run_rows(computed)}
+    for run in expand(spec()):
+        manifest = find_manifest(computed, run.run_id)
+        assert manifest is not None
+        found = manifest.card["routing"].get("posterior")
+        assert (found is not None) == (not run.deterministic and run.control in ("none", "beta-zero"))
+        if found is None:
+            assert listed[run.run_id]["learned"] is None
+            continue
+        assert listed[run.run_id]["learned"] == ("learned" if found["learned"] else "not learned")
+        folder = Inputs(spec(), [], settings(computed)).parts.routers(run.method, run.control)
+        assert folder is not None
+        assert found["kept_step"] == json.loads((folder / "training.json").read_text())["best_step"]
+        assert [one["layer"] for one in found["layers"]] == [1]
+
+
+def test_own_mean_and_prior_covariance_are_the_trained_routers_with_another_spread(computed: Path) -> None:
+    session = Session(Inputs(spec(), [], settings(computed)))
+    prepare_experiment(session)
+    heads = {}
+    for run in expand(session.spec):
+        if run.control in ("none", "own-mean", "prior-covariance") and run.method == "mfvr":
+            handle = session.apply(run).handle
+            assert handle is not None
+            heads[run.control] = {name: value.clone() for name, value in handle.head(1).state_dict().items()}
+    trained = heads["none"]
+    assert all(torch.equal(head["mean_head.weight"], trained["mean_head.weight"]) for head in heads.values())
+    assert trained["log_std_head.weight"].any()
+    assert torch.equal(heads["own-mean"]["noise_scale"], torch.zeros(()))
+    assert not heads["prior-covariance"]["log_std_head.weight"].any()
+    session.resident.clear()
 
 
 def test_untrained_heads_get_a_tuned_noise_too(computed: Path) -> None:

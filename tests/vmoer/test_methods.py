@@ -18,6 +18,7 @@ def test_every_router_file_has_its_line():
 def test_a_line_is_true(method):
     cls = routers.get(method.name)
     assert (cls.method, cls.closed_form) == (method.name, method.closed_form)
+    assert cls.keeps_last_weights == method.keeps_last
     head = cls(RouterShape(8, 6, 2), generator=torch.Generator().manual_seed(0))
     assert bool(list(head.parameters())) == method.trainable
     assert cls.trainable == method.trainable

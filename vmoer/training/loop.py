@@ -29,6 +29,7 @@ from vmoer.forward.decision import Decision
 from vmoer.forward.frame import Frame
 from vmoer.forward.modes import evaluation
 from vmoer.handle import Handle
+from vmoer.methods import MARGIN
 from vmoer.models.context_limit import refuse_too_long
 from vmoer.rng import mix_int
 from vmoer.routers.base import BayesianRouter
@@ -90,7 +91,7 @@ def train(
                 result.log.append((result.steps, -1, "validation_nll", nll))
                 if not _last_phase(learner, result.steps, total, config):
                     pass  # layers are still missing: no candidate yet
-                elif nll < result.best_validation_nll - 1e-4 or (config.progressive and result.best_step == 0):
+                elif nll < result.best_validation_nll - MARGIN or (config.progressive and result.best_step == 0):
                     result.best_validation_nll, result.best_step = nll, result.steps
                     best, bad = learner.snapshot(), 0
                 else:

@@ -69,7 +69,8 @@ def runs_table(page: Page) -> tuple[pd.DataFrame, pd.DataFrame]:
         for dataset in in_distribution(run, inside) or [""]:
             key = {name: run[name] for name in ("model", "method", "estimator", "control")}
             archived = run["run_id"].endswith(SUFFIX)
-            said = verdicts.chips(run, compared.get((run["run_id"], dataset), {}), run["run_id"] in inverted)
+            learned = run_names.posterior(run).get("learned")
+            said = verdicts.chips(run, compared.get((run["run_id"], dataset), {}), run["run_id"] in inverted, learned)
             number: dict[str, Any] = {
                 "run_id": run["run_id"],
                 "archived": archived,
@@ -206,10 +207,10 @@ def draw_ladder(page: Page, run_id: str, dataset: str) -> None:
         key="ladder",
         note=f"{run['model']} on {dataset}, n = {int(table['n'].max()):,}; lines are 95 % intervals; "
         "scaled = temperature-scaled. A Bayesian run earns "
-        "its keep only where it beats the deterministic run, its temperature-scaled numbers, and both controls.",
+        "its keep only where it beats the deterministic run, its temperature-scaled numbers, and every control.",
         alt_text="Accuracy, ECE and NLL with intervals for every run of the experiment, raw and temperature-scaled",
         card=page.card(family["run_id"].tolist(), "Ladder", "metrics"),
-        explains=(*METRICS, "temperature_scaling", "untrained", "non-routing-noise"),
+        explains=(*METRICS, "temperature_scaling", "untrained", "own-mean", "prior-covariance", "non-routing-noise"),
     )
 
 

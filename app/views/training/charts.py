@@ -8,19 +8,21 @@ import altair as alt
 import pandas as pd
 
 from app.figures.palette import MARK
-from app.figures.parts import index_axis, key_legend, left_axis, ramp_legend, require, stack, tip
+from app.figures.parts import index_axis, key_legend, layer_axis, left_axis, ramp_legend, require, stack, tip
+from vmoer.methods import kept_step
 
 LOSSES = {"loss": "loss (task + β · KL)", "task_loss": "task loss", "validation_nll": "validation NLL"}
 _DASHES = {"loss": [7, 3], "task_loss": [2, 2], "validation_nll": [1, 0]}
 
 
-def best_step(log: pd.DataFrame) -> tuple[int, float] | None:
-    """The step with the lowest validation NLL and that value; ``None`` where none was logged."""
-    rows = log[log["quantity"] == "validation_nll"]
-    if rows.empty:
+def best_step(log: pd.DataFrame, method: str) -> tuple[int, float] | None:
+    """The step whose weights were kept and its validation NLL; ``None`` where none was logged."""
+    checks = log[log["quantity"] == "validation_nll"].set_index("step")["value"]
+    if checks.empty:
         return None
-    row = rows.sort_values(["value", "step"]).iloc[0]
-    return int(row["step"]), float(row["value"])
+    said = log.loc[log["quantity"] == "kept_step", "step"]
+    step = int(said.iloc[0]) if len(said) else kept_step(list(zip(checks.index, checks, strict=True)), method)
+    return step, float(checks.get(step, float("nan")))
 
 
 def losses(frame: pd.DataFrame, *, best: int | None = None) -> alt.LayerChart:
@@ -56,11 +58,32 @@ def losses(frame: pd.DataFrame, *, best: int | None = None) -> alt.LayerChart:
     kept = None
     if best is not None:
         kept = (
-            alt.Chart(pd.DataFrame({"step": [best], "note": ["lowest validation NLL: these routers were kept"]}))
+            alt.Chart(pd.DataFrame({"step": [best], "note": ["these weights were kept"]}))
             .mark_rule(color=MARK, strokeWidth=2)
             .encode(x=x, tooltip=[tip("note:N", "note"), tip("step:Q", "step", ",d")])
         )
     return stack(kept, lines, points, height=280)
+
+
+def prior_distance(frame: pd.DataFrame, limit: float) -> alt.LayerChart:
+    """KL divergence to the prior per layer; below the line in every layer, a posterior counts as its prior."""
+    data = require(frame, "layer", "kl", "width", "between")
+    points = (
+        alt.Chart(data)
+        .mark_bar(cornerRadius=2)
+        .encode(
+            x=layer_axis(data["layer"].tolist()),
+            y=alt.Y("kl:Q", axis=left_axis("KL, nats per token", form=".2~g")),
+            tooltip=[
+                tip("layer:O", "layer"),
+                tip("kl:Q", "KL to the prior, nats per token", ".3~g"),
+                tip("width:Q", "σ ÷ prior", ".3~g"),
+                tip("between:Q", "variation of the variance between tokens", ".2%"),
+            ],
+        )
+    )
+    line = alt.Chart(pd.DataFrame({"limit": [limit]})).mark_rule(color=MARK, strokeDash=[4, 3]).encode(y="limit:Q")
+    return stack(points, line, height=190)
 
 
 def per_layer(frame: pd.DataFrame, layers: Sequence[int], *, title: str, form: str = ".3~g") -> alt.LayerChart:

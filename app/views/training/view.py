@@ -61,17 +61,19 @@ def explain_absence(page: Page, run_id: str) -> None:
 def draw_losses(page: Page, source: str, log: pd.DataFrame) -> None:
     """Losses, with the step that was kept in words."""
     rows = log[log["quantity"].isin(list(charts.LOSSES))].reset_index(drop=True)
-    best = charts.best_step(log)
+    best = charts.best_step(log, str(page.run(source)["method"]))
     last = int(log["step"].max())
     said = "No validation was logged."
     if best is not None:
         first = log[log["quantity"] == "validation_nll"].sort_values("step").iloc[0]
         gained = first["value"] - best[1]
         said = (
-            f"Lowest validation NLL {number(best[1])} at step {best[0]:,} of {last:,}: these routers were kept "
-            f"(pink line); {number(gained)} nats below the first check."
+            f"The weights of step {best[0]:,} of {last:,} were kept (pink line): validation NLL {number(best[1])}, "
+            f"{number(gained)} nats below the first check."
         )
-        if best[0] < last:
+        if best[0] == 0:
+            said = f"The weights that training began with were kept: no check within {last:,} steps was better."
+        elif best[0] < last:
             said += f" The {last - best[0]:,} steps after it brought nothing more: early stop."
     figure(
         "Losses",
@@ -109,6 +111,31 @@ def draw_layers(page: Page, source: str, log: pd.DataFrame, quantities: list[str
     )
 
 
+def draw_posterior(page: Page, run_id: str) -> None:
+    """How far the posterior is from its prior, as measured before the run; nothing for a run that was not measured."""
+    found = run_names.posterior(page.run(run_id))
+    rows = pd.DataFrame(found.get("layers", []))
+    if rows.empty or rows["kl"].isna().all():
+        return
+    widths, between = rows["width"].dropna(), rows["between"].dropna()
+    said = f"{'Learned' if found['learned'] else 'Not learned'}: {found['why']}."
+    if len(widths):
+        said += f" σ ÷ prior {widths.min():.2f} to {widths.max():.2f}."
+    if len(between):
+        said += f" Between tokens the summed logit variance differs by {between.min():.1%} to {between.max():.1%}."
+    figure(
+        "Distance from the prior, layer by layer",
+        charts.prior_distance(rows, found["kl_limit"]),
+        rows,
+        key="posterior",
+        note=f"{said} A posterior below the line in every layer counts as its prior. Means over the tokens of 32 "
+        "calibration questions.",
+        alt_text=f"KL divergence to the prior per layer. {said}",
+        card=page.card([run_id], "Distance from the prior", "runs"),
+        explains=("kl", "learned"),
+    )
+
+
 def render() -> None:
     """Draw the page."""
     page = open_page(
@@ -132,6 +159,7 @@ def render() -> None:
     with st.container(width=560):
         link.select("run", "Run", run_ids, show=page.option)
     page.banners([run_id])
+    draw_posterior(page, run_id)
     if log.empty:
         explain_absence(page, run_id)
         return

@@ -12,6 +12,7 @@ import pytest
 
 from vmoer import metrics
 from vmoer.errors import UnknownNameError
+from vmoer.measure.learned import KL_LIMIT
 from vmoer.metrics import AnswerMetric, Definition, answer_metrics, definitions
 from vmoer.metrics._definition import DIRECTIONS
 from vmoer.metrics._measures import Measure
@@ -63,7 +64,10 @@ SHOWN = [
     "in-router",
     "predictive",
     "untrained",
+    "own-mean",
+    "prior-covariance",
     "non-routing-noise",
+    "learned",
     "choice_spread",
     "next_token_entropy",
     "attribution",
@@ -107,6 +111,8 @@ def test_figures_in_the_texts_are_those_of_the_code() -> None:
     assert "0.547" in metrics.definition("susceptible").formula
     assert f"{metrics.chance_jaccard(8, 40):.3f}".lstrip("0") in metrics.definition("chance").help
     assert metrics.chance_jaccard(24, 36) == pytest.approx(0.5, abs=0.01)
+    assert f"\\ge {KL_LIMIT}" in metrics.definition("learned").formula
+    assert f"below {KL_LIMIT} nats" in metrics.definition("learned").help
     assert "at least 10" in metrics.definition("mce").help
 
 
