@@ -27,7 +27,7 @@ from store.export import latex_text
 #: rows of a table that a document still holds
 LONG = 150
 #: in the order of the table
-VERDICTS = ("inverted", "not reproduced", "reproduced", "not computed")
+VERDICTS = ("inverted", "not reproduced", "cannot judge", "reproduced", "not computed")
 SEARCHED = (
     "constructive: a trained routing posterior whose averaged answers have better ECE and NLL than pretrained routers, "
     f"temperature scaling and every control, on {SETS_NEEDED} sets"
@@ -134,9 +134,7 @@ def headlines(results: Results, findings: list[Finding], found: list[Duel]) -> S
         fair = [finding for finding in mine if finding.baseline.startswith("pretrained routers")]
         chosen = fair or mine
         word = overall(finding.word for finding in chosen)
-        counts = {
-            name: sum(one.word == name for one in chosen) for name in ("reproduced", "not reproduced", "inverted")
-        }
+        counts = {name: sum(one.word == name for one in chosen) for name in VERDICTS}
         detail = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         rows.append([claim.text, word or "not computed", detail or "no comparison in this form"])
     shares = [
@@ -151,8 +149,10 @@ def headlines(results: Results, findings: list[Finding], found: list[Duel]) -> S
     return Section(
         "Verdicts",
         "For `fcvr` with the in-router estimator against the same model with pretrained routers. *Reproduced*: the "
-        "paired interval leaves out zero on the claimed side and reaches the claimed size, on every comparison; "
-        "*inverted*: it leaves out zero on the other side, on every comparison; anything else is *not reproduced*. "
+        "paired interval leaves out zero on the claimed side and reaches the claimed size, on every comparison that "
+        "can be judged; *inverted*: it leaves out zero on the other side, on every one; *not reproduced*: it stays "
+        "below the claimed size, or comparisons differ. *Cannot judge*: the posterior has not left its prior, no "
+        "method could do what is claimed from this baseline, or the interval holds both zero and the claimed size. "
         "What disagrees with the paper comes first.",
         ("claim", "verdict", "comparisons"),
         rows,
@@ -169,10 +169,12 @@ def _verdicts(findings: list[Finding]) -> Section:
             cell(one.value),
             f"{100 * one.change.relative:+.1f} %",
             percent_text(one.change.low, one.change.high),
+            _error_reduced(one),
             f"{100 * one.claim.size:+.0f} %",
             str(one.change.n),
             _matched_text(one),
             one.word,
+            one.why or "–",
         ]
         for one in findings
     ]
@@ -184,17 +186,26 @@ def _verdicts(findings: list[Finding]) -> Section:
         "fcvr",
         "change",
         "95 % interval",
+        "of the room left",
         "claimed",
         "n",
         "equally long prompts",
         "verdict",
+        "why not",
     )
     text = (
-        "`n` counts paired questions (for OoD: both sets). `equally long prompts` is the control for length: the AUROC "
-        "of `fcvr` against the baseline's on prompts matched by length. An OoD claim is *reproduced* only if `fcvr` is "
-        "ahead there too, so not where too few prompts are equally long."
+        "Intervals are cut to what is possible. `of the room left` is the change as a share of the way from the "
+        "baseline to the best possible value (for stability: the reduction of 1 − J). `n` counts paired questions (for "
+        "OoD: both sets). `equally long prompts` is the control for length: the AUROC of `fcvr` against the baseline's "
+        "on prompts matched by length. An OoD claim is *reproduced* only if `fcvr` is ahead there too."
     )
     return Section("Every comparison", text, header, rows)
+
+
+def _error_reduced(one: Finding) -> str:
+    room = abs(one.claim.best - one.before)
+    towards = one.value - one.before if one.claim.best > one.before else one.before - one.value
+    return f"{100 * towards / room:+.1f} %" if room else "–"
 
 
 def _matched_text(one: Finding) -> str:

@@ -10,18 +10,21 @@ import pandas as pd
 from pipelines.reproduce.claims import (
     CLAIMS,
     FLOPS,
+    FLOPS_LAYERS,
     Change,
     Claim,
     Matched,
     Word,
     confirmed,
     flops_verdict,
+    judge,
     relative_change,
-    verdict,
 )
 from pipelines.stages.ood import MATCHED
 from store import queries
 from store.reader import Store
+from vmoer.measure.learned import LayerPosterior, has_learned
+from vmoer.methods import kept_step
 from vmoer.metrics import chance_ece
 
 #: experiments that train the MAP routers in another way than ``main``
@@ -40,6 +43,7 @@ class Finding:
     before: float
     change: Change
     word: Word
+    why: str = ""
     matched: Matched | None = None
 
 
@@ -95,10 +99,11 @@ class Results:
             "max(value) AS most, count(*) AS steps FROM training_log WHERE quantity = 'temperature' "
             "GROUP BY ALL ORDER BY ALL"
         )
-        self._kept = store.query(
-            "SELECT run_id, arg_min(step, value) AS kept, max(step) AS steps FROM training_log "
-            "WHERE quantity = 'validation_nll' GROUP BY ALL ORDER BY ALL"
+        self._training = store.query(
+            "SELECT run_id, step, layer, quantity, value FROM training_log "
+            "WHERE quantity IN ('validation_nll', 'kept_step', 'kl') ORDER BY ALL"
         )
+        self._models = queries.models(store)
         self.leverage = store.query("SELECT * FROM layer_leverage ORDER BY ALL")
 
     def of(self, part: str, questions: str | None = None) -> pd.DataFrame:
@@ -121,15 +126,47 @@ class Results:
         return None if row is None or pd.isna(row["value"]) else row
 
     def kept_step(self, run_id: str) -> tuple[int, int] | None:
-        """``(step, steps)``: whose weights a training kept, by validation NLL, of how many; 0 is the start."""
-        rows = self._kept[self._kept["run_id"] == run_id]
-        return None if rows.empty else (int(rows.iloc[0]["kept"]), int(rows.iloc[0]["steps"]))
+        """``(step, steps)``: whose weights a training kept, of how many; 0 is the start.
+
+        Logs from before they said so are read by the rule of training; ``None`` where that rule does not tell.
+        """
+        rows = self._training[self._training["run_id"] == run_id]
+        checks = rows[rows["quantity"] == "validation_nll"]
+        if checks.empty:
+            return None
+        said, steps = rows.loc[rows["quantity"] == "kept_step", "step"], int(checks["step"].max())
+        if len(said):
+            return int(said.iloc[0]), steps
+        run = self.runs[self.runs["run_id"] == run_id].iloc[0]
+        training = run["card"].get("spec", {}).get("routers", {}).get("train") or {}
+        if run["bayesian"] and training.get("progressive"):
+            return None
+        return kept_step(list(zip(checks["step"], checks["value"], strict=True)), run["method"]), steps
+
+    def learned(self, run: pd.Series) -> bool | None:
+        """Whether a run's posterior has left its prior: as its card says, else by that rule from its training log."""
+        measured = (run["card"].get("routing") or {}).get("posterior")
+        if measured is not None:
+            return None if measured["learned"] is None else bool(measured["learned"])
+        kept = self.kept_step(run["run_id"])
+        rows = self._training
+        rows = rows[(rows["run_id"] == run["run_id"]) & (rows["quantity"] == "kl")]
+        if kept is None:
+            return None
+        last = rows[rows["step"] == rows.loc[rows["step"] <= kept[0], "step"].max()]
+        posteriors = [LayerPosterior(int(row["layer"]), float(row["value"]), None, None) for _, row in last.iterrows()]
+        return has_learned(posteriors, kept[0])[0]
 
     def chance_ece(self, run_id: str, dataset: str, calibration: str) -> float | None:
         """ECE of a calibrated model with a run's confidences, ``raw`` or ``temperature-scaled``."""
         rows = self._bins
         rows = rows[(rows["run_id"] == run_id) & (rows["dataset"] == dataset) & (rows["calibration"] == calibration)]
         return chance_ece((int(n), p) for n, p in zip(rows["n"], rows["mean_confidence"], strict=True))
+
+    def at_chance(self, run_id: str, dataset: str, metric: str = "ece") -> bool:
+        """Whether a calibration error cannot be told from that of a calibrated model: its interval reaches 0."""
+        row = self.value(run_id, dataset, metric)
+        return row is None or _number(row["ci_low"]) is None or float(row["ci_low"]) <= 0.0
 
     def difference(self, run_id: str, baseline: str, dataset: str, metric: str, score: str = "") -> pd.Series | None:
         """One row of ``comparisons``."""
@@ -160,15 +197,23 @@ class Results:
                 if row is None or before is None:
                     continue
                 interval = (_number(row["ci_low"]), _number(row["ci_high"]))
-                change = relative_change(float(row["difference"]), *interval, before, int(row["n"]))
+                change = relative_change(claim, float(row["difference"]), *interval, before, int(row["n"]))
                 if change is not None:
                     value = before + float(row["difference"])
-                    word, matched = verdict(change, claim.size), None
+                    at_chance = claim.metric == "ece" and self.at_chance(baseline["run_id"], dataset)
+                    # the prior has a logit variance too: what it ranks is a finding about noise, not about learning
+                    word, why = judge(change, claim, learned=self.learned(ours), at_chance=at_chance)
+                    matched = None
                     if claim.metric == "auroc":
                         matched = self._matched(claim, ours["run_id"], baseline["run_id"], dataset)
-                        word = confirmed(word, matched)
+                        length = confirmed(word, matched)
+                        if length != word:
+                            why = (
+                                "too few prompts are equally long" if matched is None else "not on equally long prompts"
+                            )
+                        word = length
                     name = base_name(baseline)
-                    found.append(Finding(claim, questions, dataset, name, value, before, change, word, matched))
+                    found.append(Finding(claim, questions, dataset, name, value, before, change, word, why, matched))
         return found
 
     def _matched(self, claim: Claim, ours: str, baseline: str, dataset: str) -> Matched | None:
@@ -191,15 +236,19 @@ class Results:
         return None if row is None else float(row["value"])
 
     def flops(self) -> list[tuple[pd.Series, float, Word]]:
-        """(run, extra share of MACs, verdict) of every in-router run with a count."""
+        """(run, extra share of MACs over the paper's number of layers, verdict) of every in-router run with a count.
+
+        All layers of a model cost the same; a model with fewer layers cannot be judged.
+        """
         found = []
         for _, run in self.runs[self.runs["estimator"] == "in-router"].iterrows():
             rows = self.efficiency[
                 (self.efficiency["run_id"] == run["run_id"]) & (self.efficiency["quantity"] == FLOPS.metric)
             ]
             if len(rows):
-                share = float(rows.iloc[0]["ratio"]) - 1.0
-                found.append((run, share, flops_verdict(share)))
+                share = (float(rows.iloc[0]["ratio"]) - 1.0) * FLOPS_LAYERS / len(run["layers"])
+                layers = self._models.loc[self._models["model"] == run["model"], "moe_layers"].iloc[0]
+                found.append((run, share, flops_verdict(share) if len(layers) >= FLOPS_LAYERS else "cannot judge"))
         return found
 
 

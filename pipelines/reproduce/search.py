@@ -26,8 +26,10 @@ SETS_NEEDED = 2
 class Duel:
     """One configuration against one opponent on one question set.
 
-    ``won`` names the kinds in which ECE and NLL are lower, ``lower_nll`` those in which NLL is, whatever ECE does;
-    ``kept`` is the training step whose weights were kept, of how many.
+    ``won`` names the kinds in which NLL is lower and so is ECE, unless the opponent's ECE is what chance shows of a
+    calibrated model, which nothing can surely lower. ``lower_nll`` names those in which NLL is lower, whatever ECE
+    does. ``kept`` is the training step whose weights were kept, of how many, ``learned`` whether the posterior has left
+    its prior.
     """
 
     questions: str
@@ -37,6 +39,7 @@ class Duel:
     won: tuple[str, ...]
     lower_nll: tuple[str, ...] = ()
     kept: tuple[int, int] | None = None
+    learned: bool | None = None
 
 
 def duels(results: Results) -> list[Duel]:
@@ -57,18 +60,26 @@ def duels(results: Results) -> list[Duel]:
                     }
                     if rows["ece"] is None:
                         continue
-                    won = tuple(kind for kind, pair in _KINDS.items() if all(_better(rows[metric]) for metric in pair))
                     lower = tuple(kind for kind, (_, nll) in _KINDS.items() if _better(rows[nll]))
-                    kept = results.kept_step(run["run_id"])
-                    found.append(Duel(questions, configuration, other, list(rows.values()), won, lower, kept))
+                    won = tuple(
+                        kind
+                        for kind in lower
+                        if _better(rows[_KINDS[kind][0]]) or results.at_chance(other["run_id"], inside, _KINDS[kind][0])
+                    )
+                    kept, learned = results.kept_step(run["run_id"]), results.learned(run)
+                    pairs = list(rows.values())
+                    found.append(Duel(questions, configuration, other, pairs, won, lower, kept, learned))
     return found
 
 
 def holds(mine: Iterable[Duel], nll_alone: bool = False) -> bool:
     """Whether a configuration counts on a set: it beats pretrained routers as it comes and scaled, and each control.
 
-    ``nll_alone`` asks that of NLL and leaves ECE aside.
+    A posterior that has not left its prior never counts. ``nll_alone`` asks that of NLL and leaves ECE aside.
     """
+    mine = list(mine)
+    if any(one.learned is False for one in mine):
+        return False
     fared = {
         str(one.opponent["control"]): one.lower_nll if nll_alone else one.won for one in mine if _matters(one.opponent)
     }
@@ -103,6 +114,7 @@ def search_section(found: list[Duel]) -> Section:
             one.questions,
             one.configuration,
             "–" if one.kept is None else f"{one.kept[0]} of {one.kept[1]}",
+            {True: "yes", False: "no", None: "–"}[one.learned],
             run_label(one.opponent),
             *map(difference_text, one.pairs),
             str(int(one.pairs[0]["n"])) if one.pairs[0] is not None else "–",
@@ -115,14 +127,15 @@ def search_section(found: list[Duel]) -> Section:
         "`fcvr`, where a configuration names no other method, answers averaged over routing samples; the suite's file "
         "says how each was trained, and whether σ was tuned on validation NLL; `as in main` are the routers of the "
         "main experiment. `step` is whose weights were kept, for the best validation NLL; at 0 training has improved "
-        "nothing over the untrained heads. Each row is the paired difference to one opponent, lower is better; "
-        "*better* means that ECE **and** NLL improve with intervals that leave out zero, as it comes or both after "
-        "temperature scaling; *NLL alone* that ECE does not. Where a name ends in `-fresh`, the same weights answered "
-        "test questions that the search had not used. A configuration counts on a set if it beats pretrained routers "
-        "both ways, and each control (untrained heads, the two noises) in one of them; it is *found* if it counts on "
-        f"{SETS_NEEDED} sets. "
+        "nothing over the untrained heads. `learned` says whether the posterior has left its prior; one that has not "
+        "never counts. Each row is the paired difference to one opponent, lower is better; *better* means that NLL "
+        "improves with an interval that leaves out zero, and ECE too unless the opponent's cannot be told from a "
+        "calibrated model's, as it comes or after temperature scaling; *NLL alone* that ECE does not. Where a name "
+        "ends in `-fresh`, the same weights answered test questions that the search had not used. A configuration counts "
+        "on a set if it beats pretrained routers both ways, and each control (untrained heads, the two noises) in one of "
+        f"them; it is *found* if it counts on {SETS_NEEDED} sets. "
         "What training the routers alone does, without a posterior, is in E2 (`map-…`).",
-        ("questions", "configuration", "step", "against", *DIFFERENCES, "n", "better"),
+        ("questions", "configuration", "step", "learned", "against", *DIFFERENCES, "n", "better"),
         rows,
     )
 

@@ -14,6 +14,7 @@ from pipelines.spec.model import Spec, resolve_path
 from pipelines.spec.sections import Adapter, MapRouters
 from pipelines.spec.shipped import is_shipped, shipped_part
 from store.layout import contained
+from vmoer.methods import has_kl
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ class Parts:
             measured_on = spec["data"]["validation"] or spec["data"]["id"]
             decides |= {key: spec[key] for key in ("base", "layers", "samples", "routers")}
             decides |= {"options": spec["options"].get(method, {}), "measured_on": measured_on}
-            decides |= {"revisions": [name for name in self.spec.revisions if name != "noise-around-own-mean"]}
+            # what Spec.revisions means for the weights of this method
+            revised = {"kl-by-tokens": has_kl(method), "temperature-in-spread": method == "vtsr"}
+            decides |= {"revisions": names} if (names := [name for name, applies in revised.items() if applies]) else {}
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
         return contained(self.home, self.home / "routers" / f"{digest}.{name}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,38 +13,75 @@ from pipelines.errors import DataError, SpecError
 from pipelines.reproduce.claims import (
     CLAIMS,
     Change,
+    Claim,
     Matched,
     Word,
     confirmed,
     flops_verdict,
+    judge,
     overall,
     relative_change,
-    verdict,
 )
 from pipelines.reproduce.results import Results
 from pipelines.reproduce.search import Duel, holds, outcome
 from pipelines.reproduce.suite import load_suite, plan, present_sets
 from pipelines.settings import Settings
+from tests.vmoer.metrics.test_metrics_bootstrap import calibrated_world
+from vmoer.metrics import calibration_metrics, paired_comparison
+
+STABILITY, _, CALIBRATION, OOD = CLAIMS
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "size", "word"),
+    ("low", "high", "claim", "word"),
     [
-        (0.10, 0.50, 0.38, "reproduced"),
-        (0.40, 0.60, 0.38, "reproduced"),  # larger than claimed
-        (0.05, 0.30, 0.38, "not reproduced"),  # the right side, too small
-        (-0.01, 0.50, 0.38, "not reproduced"),  # zero is inside
-        (-0.50, -0.10, 0.38, "inverted"),
-        (-0.98, -0.60, -0.94, "reproduced"),
-        (-0.80, -0.60, -0.94, "not reproduced"),
-        (-0.97, 0.02, -0.94, "not reproduced"),
-        (0.05, 0.40, -0.94, "inverted"),
-        (None, None, -0.94, "not reproduced"),
+        (0.10, 0.50, STABILITY, "reproduced"),
+        (0.40, 0.60, STABILITY, "reproduced"),  # larger than claimed
+        (0.05, 0.30, STABILITY, "not reproduced"),  # the right side, too small
+        (-0.01, 0.30, STABILITY, "not reproduced"),  # zero is inside, the claim is not
+        (-0.01, 0.50, STABILITY, "cannot judge"),  # both are
+        (-0.50, -0.10, STABILITY, "inverted"),
+        (-0.98, -0.60, CALIBRATION, "reproduced"),
+        (-0.80, -0.60, CALIBRATION, "not reproduced"),
+        (-0.97, 0.02, CALIBRATION, "cannot judge"),
+        (0.05, 0.40, CALIBRATION, "inverted"),
+        (None, None, CALIBRATION, "cannot judge"),
     ],
 )
-def test_verdict_follows_the_interval(low: float | None, high: float | None, size: float, word: str) -> None:
+def test_verdict_follows_the_interval(low: float | None, high: float | None, claim: Claim, word: str) -> None:
     middle = 0.0 if low is None or high is None else (low + high) / 2
-    assert verdict(Change(middle, low, high, 100), size) == word
+    most = 1.0 if claim.size > 0 else -1.0
+    assert judge(Change(middle, low, high, 100, most), claim)[0] == word
+
+
+def test_what_cannot_be_judged_says_why() -> None:
+    open_ = Change(0.2, -0.1, 0.5, 100, 1.0)
+    assert open_.shown == pytest.approx(0.3 * 2.8 / 1.96)
+    assert judge(open_, STABILITY) == ("cannot judge", "n = 100 would show a change of 43 % or more")
+    clear = Change(0.4, 0.3, 0.5, 100, 1.0)
+    assert judge(clear, STABILITY, learned=True)[0] == judge(clear, STABILITY)[0] == "reproduced"
+    assert judge(clear, STABILITY, learned=False) == ("cannot judge", "the posterior has not left its prior")
+    near = Change(0.1, 0.05, 0.15, 100, 0.29)
+    assert judge(near, STABILITY) == ("cannot judge", "from this baseline no method can do better than +29 %")
+    assert "than chance shows" in judge(Change(-0.5, -1.0, 0.2, 100, -1.0), CALIBRATION, at_chance=True)[1]
+
+
+@pytest.mark.parametrize(("n", "factor"), [(400, 1.15), (500, 2.0)])
+def test_a_method_that_calibrates_perfectly_is_hardly_ever_called_not_reproduced(n: int, factor: float) -> None:
+    """At a small true error nobody can judge, at a large one it is reproduced; by simulation of 60 worlds each."""
+    words: list[str] = []
+    for seed in range(60):
+        calibrated, sharp, answers = calibrated_world(n, seed, factor)
+        options = {"n_resamples": 200, "seed": seed}
+        row = next(row for row in paired_comparison(calibrated, sharp, answers, **options) if row.metric == "ece")
+        own = next(row for row in calibration_metrics(sharp, answers, **options) if row.metric == "ece")
+        assert own.value is not None
+        change = relative_change(CALIBRATION, row.difference, row.ci_low, row.ci_high, own.value, n)
+        assert change is not None
+        words.append(judge(change, CALIBRATION, at_chance=own.ci_low is None or own.ci_low <= 0)[0])
+    assert words.count("not reproduced") <= 5
+    assert words.count("inverted") == 0
+    assert words.count("cannot judge" if factor < 2 else "reproduced") >= 45
 
 
 @pytest.mark.parametrize(
@@ -51,7 +90,7 @@ def test_verdict_follows_the_interval(low: float | None, high: float | None, siz
         ("reproduced", Matched(0.8, 0.7, 100), "reproduced"),
         ("reproduced", Matched(0.579, 0.672, 114), "not reproduced"),
         ("reproduced", Matched(0.7, 0.7, 100), "not reproduced"),
-        ("reproduced", None, "not reproduced"),
+        ("reproduced", None, "cannot judge"),
         ("inverted", Matched(0.8, 0.7, 100), "inverted"),
         ("not reproduced", Matched(0.8, 0.7, 100), "not reproduced"),
     ],
@@ -60,16 +99,25 @@ def test_what_length_alone_may_explain_is_not_reproduced(word: Word, matched: Ma
     assert confirmed(word, matched) == after
 
 
-def test_change_is_relative_to_a_positive_baseline() -> None:
-    assert relative_change(-0.2, -0.3, -0.1, 0.4, 50) == Change(-0.5, pytest.approx(-0.75), pytest.approx(-0.25), 50)
-    assert relative_change(-0.2, -0.3, -0.1, 0.0, 50) is None
-    assert relative_change(0.1, None, None, 0.5, 9) == Change(0.2, None, None, 9)
+def test_change_is_relative_to_a_positive_baseline_and_within_what_is_possible() -> None:
+    found = relative_change(CALIBRATION, -0.2, -0.3, -0.1, 0.4, 50)
+    assert found == Change(-0.5, pytest.approx(-0.75), pytest.approx(-0.25), 50, -1.0)
+    assert relative_change(CALIBRATION, -0.2, -0.3, -0.1, 0.0, 50) is None
+    assert relative_change(CALIBRATION, 0.1, None, None, 0.5, 9) == Change(0.2, None, None, 9, -1.0)
+    wide = relative_change(CALIBRATION, -0.2, -0.6, 0.7, 0.4, 50)
+    assert wide is not None
+    assert (wide.low, wide.high) == (-1.0, pytest.approx(1.75)), "an error does not fall by more than all of it"
+    near = relative_change(STABILITY, 0.05, -0.1, 0.3, 0.8, 50)
+    assert near is not None
+    assert (near.high, near.most) == (pytest.approx(0.25), pytest.approx(0.25)), "a Jaccard index ends at 1"
 
 
 def test_a_claim_holds_overall_only_where_it_holds_everywhere() -> None:
     assert overall(["reproduced", "reproduced"]) == "reproduced"
     assert overall(["inverted", "inverted"]) == "inverted"
     assert overall(["reproduced", "inverted"]) == "not reproduced"
+    assert overall(["reproduced", "cannot judge"]) == "reproduced"
+    assert overall(["cannot judge"]) == "cannot judge"
     assert overall([]) is None
     assert flops_verdict(0.009) == "reproduced"
     assert flops_verdict(0.011) == "not reproduced"
@@ -78,8 +126,13 @@ def test_a_claim_holds_overall_only_where_it_holds_everywhere() -> None:
 class FakeStore:
     """Summaries of two runs on one set, as the queries return them: the numbers are chosen, the code is real."""
 
-    def __init__(self, differences: dict[str, tuple[float, float, float]]) -> None:
+    def __init__(
+        self,
+        differences: dict[str, tuple[float, float, float]],
+        training: Sequence[tuple[str, int, int, str, float]] = (),
+    ) -> None:
         self.differences = differences
+        self.training = training
 
     def query(self, sql: str, parameters: object = None) -> pd.DataFrame:
         if "FROM runs" in sql:
@@ -96,9 +149,9 @@ class FakeStore:
                         "dataset": "far" if claim.metric == "auroc" else "test",
                         "metric": claim.metric,
                         "score": claim.score,
-                        "difference": self.differences[claim.name][0],
-                        "ci_low": self.differences[claim.name][1],
-                        "ci_high": self.differences[claim.name][2],
+                        "difference": self.differences[claim.name.partition(",")[0]][0],
+                        "ci_low": self.differences[claim.name.partition(",")[0]][1],
+                        "ci_high": self.differences[claim.name.partition(",")[0]][2],
                         "n": 100,
                     }
                     for claim in CLAIMS
@@ -114,14 +167,19 @@ class FakeStore:
             return pd.DataFrame(
                 [
                     {"run_id": run, "dataset": where, "metric": metric, "score": score, "value": value}
-                    | {"position_rule": "answer", "n": 100}
+                    | {"position_rule": "answer", "n": 100, "ci_low": 0.1}
                     for run, where, metric, score, value in values
                 ]
             )
         if "stability_examples" in sql:
             return pd.DataFrame(
-                [{"run_id": "deterministic", "mode": "router", "gamma": 0.01, "jaccard": 0.5, "questions": 24}]
+                [
+                    {"run_id": "deterministic", "mode": "router", "gamma": gamma, "jaccard": 0.5, "questions": 24}
+                    for gamma in (0.01, 0.05)
+                ]
             )
+        if "FROM training_log" in sql:
+            return pd.DataFrame(self.training, columns=["run_id", "step", "layer", "quantity", "value"])
         return pd.DataFrame({"run_id": [], "quantity": [], "ratio": []})
 
     @staticmethod
@@ -145,25 +203,41 @@ class FakeStore:
     [
         (
             {"stability": (0.2, 0.1, 0.3), "calibration": (-0.23, -0.24, -0.2), "ood": (0.08, 0.02, 0.14)},
-            ["reproduced", "reproduced", "reproduced"],
+            ["reproduced"] * 4,
         ),
         (
             {"stability": (0.01, -0.01, 0.03), "calibration": (-0.1, -0.15, -0.05), "ood": (0.01, 0.001, 0.02)},
-            ["not reproduced", "not reproduced", "not reproduced"],
+            ["not reproduced"] * 4,
         ),
         (
             {"stability": (-0.1, -0.2, -0.05), "calibration": (0.1, 0.05, 0.15), "ood": (-0.2, -0.3, -0.1)},
-            ["inverted", "inverted", "inverted"],
+            ["inverted"] * 4,
         ),
     ],
 )
 def test_summaries_become_verdicts(differences: dict[str, tuple[float, float, float]], words: list[str]) -> None:
     results = Results(FakeStore(differences), "thesis-quick", "m")  # type: ignore[arg-type]
     found = results.findings()
-    assert [one.claim.name for one in found] == ["stability", "calibration", "ood"]
+    assert [one.claim for one in found] == list(CLAIMS)
     assert [one.word for one in found] == words
     assert found[0].change.relative == pytest.approx(differences["stability"][0] / 0.5)
-    assert found[1].value == pytest.approx(0.25 + differences["calibration"][0])
+    assert found[2].value == pytest.approx(0.25 + differences["calibration"][0])
+
+
+def test_a_posterior_that_is_its_prior_or_kept_its_first_weights_is_not_judged() -> None:
+    """From a training log alone, as archived runs have it: the KL where the kept weights were logged."""
+    clear = {"stability": (0.2, 0.1, 0.3), "calibration": (-0.23, -0.24, -0.2), "ood": (0.08, 0.02, 0.14)}
+
+    def words(*log: tuple[int, int, str, float]) -> set[str]:
+        store = FakeStore(clear, [("fcvr", *row) for row in log])
+        return {one.word for one in Results(store, "thesis-quick", "m").findings()}  # type: ignore[arg-type]
+
+    checks = [(0, -1, "validation_nll", 1.0), (20, -1, "validation_nll", 0.9), (40, -1, "validation_nll", 1.2)]
+    assert words(*checks, (20, 0, "kl", 0.2), (40, 0, "kl", 0.01)) == {"reproduced"}
+    assert words(*checks, (20, 0, "kl", 0.01), (40, 0, "kl", 0.2)) == {"cannot judge"}
+    assert words(*checks, (20, 0, "kl", 0.01), (20, 1, "kl", 0.3)) == {"reproduced"}
+    assert words(*checks[:1], (40, -1, "validation_nll", 1.2), (40, 0, "kl", 2.0)) == {"cannot judge"}
+    assert words(*checks, (0, -1, "kept_step", 0.0), (20, 0, "kl", 2.0)) == {"cannot judge"}
 
 
 def against(control: str, *won: str, questions: str = "sciq", method: str = "fcvr") -> Duel:
@@ -186,6 +260,13 @@ def test_a_configuration_has_to_beat_everything_on_two_sets() -> None:
     other = [Duel("obqa", one.configuration, one.opponent, [], one.won) for one in (base, *controls)]
     assert outcome([base, *controls, *other]) == ("found", "averaged on 2 of 2 sets")
     assert outcome([]) is None
+
+
+def test_a_posterior_that_has_not_learned_never_counts() -> None:
+    won = [against("none", "as it comes", "scaled", method="deterministic")]
+    won += [against(name, "scaled") for name in ("untrained", "non-routing-noise", "moe-noise")]
+    assert holds([replace(one, learned=True) for one in won])
+    assert not holds([replace(one, learned=False) for one in won])
 
 
 def test_what_lowers_the_nll_alone_is_told_and_does_not_count() -> None:
