@@ -131,9 +131,9 @@ def search_section(found: list[Duel]) -> Section:
         "never counts. Each row is the paired difference to one opponent, lower is better; *better* means that NLL "
         "improves with an interval that leaves out zero, and ECE too unless the opponent's cannot be told from a "
         "calibrated model's, as it comes or after temperature scaling; *NLL alone* that ECE does not. Where a name "
-        "ends in `-fresh`, the same weights answered test questions that the search had not used. A configuration counts "
-        "on a set if it beats pretrained routers both ways, and each control (untrained heads, the two noises) in one of "
-        f"them; it is *found* if it counts on {SETS_NEEDED} sets. "
+        "ends in `-fresh`, the same weights answered test questions that the search had not used. A configuration "
+        "counts on a set if it beats pretrained routers both ways, and each control (untrained heads, the two noises) "
+        f"in one of them; it is *found* if it counts on {SETS_NEEDED} sets. "
         "What training the routers alone does, without a posterior, is in E2 (`map-…`).",
         ("questions", "configuration", "step", "learned", "against", *DIFFERENCES, "n", "better"),
         rows,
