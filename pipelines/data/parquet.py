@@ -68,6 +68,8 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Any]:
     try:
         with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
             yield file
+    except MemoryError:
+        raise DataError(f"{name} needs more memory to be read than there is") from None
     except (pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise DataError(f"{name} cannot be read as Parquet: {reason}") from None

@@ -74,7 +74,7 @@ class Reading:
 
 def limits_of_upload(settings: Settings) -> Limits:
     """Return how much of a stranger's file is read."""
-    return Limits(settings.max_upload_bytes, 20 * settings.max_upload_bytes, settings.max_upload_prompts)
+    return Limits(settings.max_upload_bytes, 8 * settings.max_upload_bytes, settings.max_upload_prompts)
 
 
 def limits_of_file(settings: Settings) -> Limits:

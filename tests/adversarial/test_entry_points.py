@@ -8,7 +8,6 @@ is only ever shown or tokenised.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import typing
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from app.shared.settings import Settings as AppSettings
 from pipelines.cli.app import command_tree
 from pipelines.jobs import client as jobs
 from pipelines.jobs import inspections as live
-from pipelines.settings import Settings
+from pipelines.settings import FIELDS, Settings
 from pipelines.spec import model as spec
 from pipelines.spec import sections
 from store import catalog, compact, export, layout, publish, reader, shards, verify
@@ -204,10 +203,10 @@ def test_every_key_that_takes_text_is_listed() -> None:
 
 def test_every_setting_that_takes_text_is_listed() -> None:
     fields = {
-        field.name
-        for kind in (Settings, AppSettings)
-        for field in dataclasses.fields(kind)
-        if isinstance(getattr(kind(), field.name), str | Path)
+        name
+        for kind, names in ((Settings, FIELDS), (AppSettings, AppSettings.model_fields))
+        for name in names
+        if isinstance(getattr(kind(), name), str | Path)
     }
     assert fields == set(SETTINGS)
 

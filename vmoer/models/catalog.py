@@ -20,6 +20,7 @@ from vmoer.architectures.fingerprint import fingerprint
 from vmoer.devices import pick_device, pick_dtype
 from vmoer.errors import ModelSourceError, UnsupportedModelError
 from vmoer.models.autoclass import auto_class
+from vmoer.models.chat_template import check_chat_template
 from vmoer.models.folder_check import check_folder
 from vmoer.models.hub import HUB_ID, fetch_from_hub
 from vmoer.models.quantised import describe, loading_options, require_whole_routers
@@ -106,6 +107,8 @@ def load_model(
     where = pick_device(device)
     folder = _locate(str(source), revision, build, progress)
     model, tokenizer = _load(folder, where, pick_dtype(where, check_folder(folder), dtype))
+    if str(source) not in {info.name for info in available_models()}:
+        check_chat_template(tokenizer, folder.name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"  # generation continues at the right end

@@ -18,6 +18,8 @@ from vmoer.models import safetensors_check as safefile
 from vmoer.models.hub import require_safetensors
 
 INDEX = "model.safetensors.index.json"
+#: the largest text file of a model that is read; the tokenizers of 2026 have up to 35 MB
+MAX_TEXT = 128 * 2**20
 _IMPLEMENTATION = re.compile(r"implementation(_internal)?$")
 _WEIGHT_FILE = re.compile(r"[^/\\\0]+\.safetensors")
 
@@ -28,6 +30,11 @@ def check_folder(folder: Path) -> int:
 
     if not (folder / "config.json").is_file():
         raise ModelSourceError(f"{folder} has no config.json; give the folder that `save_pretrained` wrote.")
+    for file in folder.iterdir():
+        if file.suffix in (".json", ".jinja", ".txt") and file.stat().st_size > MAX_TEXT:
+            raise ModelSourceError(
+                f"{file.name} of {folder.name} has {file.stat().st_size:,} bytes; at most {MAX_TEXT:,} are read."
+            )
     config = _json_object(folder, "config.json")
     model_type = config.get("model_type")
     known = isinstance(model_type, str) and model_type in CONFIG_MAPPING

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vmoer.confined import ConfinedError, confined
 from vmoer.errors import ModelSourceError
 from vmoer.models.weights_check import check_loading
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+#: memory for a header: a vocabulary of 300,000 entries takes about 300 MiB to read
+_HEADER = 2**30
 _CONTROL_TOKEN = 3  # GGUF token type of markers such as <|im_start|>
 
 _BLOCK_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
@@ -45,6 +48,10 @@ def read_gguf(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     from gguf import GGUFReader
     from transformers import LlamaForCausalLM
 
+    try:  # an array may claim to be longer than any memory
+        confined("vmoer.models.gguf_header:count", b"", {"path": str(path)}, memory=_HEADER + path.stat().st_size)
+    except ConfinedError as error:
+        raise ModelSourceError(f"{path.name} is not a readable GGUF file (it {error.why}).") from None
     try:
         reader = GGUFReader(path)
     except (OSError, ValueError, IndexError) as error:

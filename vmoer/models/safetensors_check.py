@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_HEADER = 64 * 2**20  # bytes; a model of 100,000 tensors needs about 15 MB
+MAX_HEADER = 24 * 2**20  # bytes; a model of 100,000 tensors needs about 15 MB
 _MAX_DIMENSIONS = 32
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32,

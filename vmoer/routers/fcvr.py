@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmoer.expected_softmax import expected_softmax
 from vmoer.rng import TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive, products
+from vmoer.routers.expected_softmax import expected_softmax
 from vmoer.routers.mfvr import bounded, check_trunk
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmoer.expected_softmax import expected_softmax
 from vmoer.rng import TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, linear, positive, products
+from vmoer.routers.expected_softmax import expected_softmax
 
 #: bounds of log σ relative to the prior's: σ stays within a factor e⁴ of it, so exp can neither overflow nor vanish
 LOG_STD_LIMIT = 4.0

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vmoer.expected_softmax import expected_softmax
 from vmoer.rng import TokenNoise
 from vmoer.routers.base import BayesianRouter, Posterior, RouterShape, positive
+from vmoer.routers.expected_softmax import expected_softmax
 
 #: weights drawn at once per router call; bounds memory at about 4 × 4 bytes × this
 WEIGHT_BUDGET = 8_000_000
