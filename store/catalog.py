@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from store import files, layout, schema, shards, typed
+from store import files, layout, schema, shards, signatures, typed
 from store.errors import CorruptShardError, CorruptStoreError, InvalidDataError, NewerSchemaError, NotFoundError
 
 STATUSES = ("queued", "running", "finished", "failed", "cancelled")
@@ -82,7 +82,8 @@ def write_manifest(home: layout.Home, manifest: RunManifest) -> Path:
     if manifest.status not in STATUSES:
         raise InvalidDataError(f"run {manifest.run_id}: status {manifest.status!r} is not one of {', '.join(STATUSES)}")
     catalog_tables([manifest])
-    files.write_text(path, _dump({"schema_version": schema.SCHEMA_VERSION} | asdict(manifest), indent=1) + "\n")
+    values = {"schema_version": schema.SCHEMA_VERSION} | asdict(manifest)
+    files.write_text(path, _dump(signatures.signed(json.loads(_dump(values))), indent=1) + "\n")
     return path
 
 
@@ -117,9 +118,15 @@ def parse_manifest(content: bytes, run_id: str) -> RunManifest:
         raise CorruptStoreError(f"{name} cannot be read: it has no schema_version")
     if version > schema.SCHEMA_VERSION:
         raise NewerSchemaError(shards.newer(name, version))
-    known = {entry.name for entry in fields(RunManifest)}
+    unknown = values.keys() - {entry.name for entry in fields(RunManifest)} - {"schema_version", signatures.KEY}
+    if unknown and signatures.KEY not in values:  # its checksum may be what is damaged
+        raise CorruptStoreError(f"{name} cannot be read: no manifest has a key {min(unknown)[:80]!r}")
+    if not signatures.intact(values):
+        raise CorruptStoreError(f"{name} is not as it was written: its SHA-256 differs")
+    ignored = {*unknown, "schema_version", signatures.KEY}
+    values = {key: value for key, value in values.items() if key not in ignored}
     try:
-        manifest = RunManifest(**{key: value for key, value in values.items() if key in known})
+        manifest = RunManifest(**values)
         catalog_tables([manifest])
     except (TypeError, ValueError, AttributeError, InvalidDataError) as error:
         raise CorruptStoreError(f"{name} cannot be read: {error}") from error

@@ -9,14 +9,14 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from store import engine, files, layout, locks, schema, shards, summaries
+from store import engine, files, layout, locks, schema, shards, signatures, summaries
 from store.catalog import RunManifest, catalog_tables, list_manifests
 from store.errors import CorruptStoreError, MissingStoreError, PublisherBusyError, StoreError
 
@@ -28,6 +28,7 @@ _OWN_TABLES = """
 CREATE TABLE store_meta (schema_version INTEGER, generation BIGINT, published_at TIMESTAMP);
 CREATE TABLE store_fingerprints (run_id VARCHAR, fingerprint VARCHAR);
 CREATE TABLE store_shards (table_name VARCHAR, run_id VARCHAR, path VARCHAR, sha256 VARCHAR);
+CREATE TABLE store_manifests (run_id VARCHAR, sha256 VARCHAR);
 CREATE TABLE store_problems (run_id VARCHAR, table_name VARCHAR, sentence VARCHAR);
 """
 
@@ -58,7 +59,7 @@ def publish(home: layout.Home, timeout: float = 60.0, reuse: bool = True) -> int
                 # The previous file opened but could not be copied from: everything can be made from the shards.
                 files.remove_with_sides(temporary)
                 _build(home, temporary, number, None)
-        files.write_text(layout.current_path(home), f"{path.name}\n")
+        files.write_text(layout.current_path(home), signatures.signed_line(path.name) + "\n")
         _prune(home, number)
         return number
 
@@ -75,7 +76,7 @@ def generations(home: layout.Home) -> list[int]:
 def current_number(home: layout.Home) -> int | None:
     """Return the number in CURRENT, None before the first publication; raise ``CorruptStoreError`` on anything else."""
     try:
-        text = layout.current_path(home).read_text(encoding="utf-8").strip()
+        text = signatures.word_of(layout.current_path(home).read_text(encoding="utf-8").strip()) or ""
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -128,6 +129,8 @@ def _build(home: layout.Home, target: Path, number: int, previous: Path | None) 
             connection.execute(engine.create(table))
         for name, rows in catalog_tables(manifests).items():
             _insert(connection, name, rows)
+        own = {"run_id": [one.run_id for one in manifests], "sha256": [manifest_digest(one) for one in manifests]}
+        _insert(connection, "store_manifests", pa.table(own, pa.schema(dict.fromkeys(own, pa.string()))))
         described, refused = _described(home, manifests)
         problems += refused
         kept = [one for one in described if known.get(one.manifest.run_id) == one.fingerprint]
@@ -258,6 +261,11 @@ def _fingerprint(manifest: RunManifest, paths: dict[str, list[Path]]) -> str:
         }
     text = json.dumps([schema.SCHEMA_VERSION, manifest.model.get("n_experts"), content], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def manifest_digest(manifest: RunManifest) -> str:
+    """Return the SHA-256 of a manifest, by which a generation knows it."""
+    return signatures.digest(asdict(manifest))
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:

@@ -16,7 +16,16 @@ import pyarrow as pa
 from store import engine, files, layout, schema, shards, summaries
 from store.catalog import RunManifest, list_manifests, read_manifest, run_ids
 from store.errors import CorruptStoreError, MissingStoreError, NewerSchemaError, StoreError
-from store.publish import current_number, leftovers, listed_shards, publish, shard_paths
+from store.publish import (
+    current_number,
+    generations,
+    leftovers,
+    listed_shards,
+    manifest_digest,
+    publish,
+    readable_pointer,
+    shard_paths,
+)
 
 PROBABILITY_TOLERANCE = 1e-6
 SUM_TOLERANCE = 1e-9
@@ -60,6 +69,7 @@ def verify(home: layout.Home, run_id: str | None = None, repair: bool = False) -
     if run_id is None:
         problems += _check_orphans(home)
         problems += _check_leftovers(home, repair)
+        problems += _check_older_generations(home, repair)
     readable = [manifest for manifest in manifests if manifest.run_id not in unreadable]
     stale = list(_check_generation(home, readable))
     if stale and repair:
@@ -207,6 +217,28 @@ def _check_leftovers(home: layout.Home, repair: bool) -> Iterator[Problem]:
         yield Problem("leftover", "", where, sentence)
 
 
+def _check_older_generations(home: layout.Home, repair: bool) -> Iterator[Problem]:
+    """Generations that CURRENT no longer names, kept for open readers, can be read; ``repair`` removes damaged ones."""
+    current = readable_pointer(home)
+    for number in generations(home):
+        path = layout.generation_path(home, number)
+        if number == current:
+            continue
+        try:
+            with engine.connect(threads=1) as connection:
+                engine.attach_generation(connection, path)
+                _read_through(connection)
+        except MissingStoreError:
+            continue  # pruned by now
+        except (CorruptStoreError, duckdb.Error) as error:
+            if repair:
+                path.unlink(missing_ok=True)
+                continue
+            reason = f"{path.name}, an older generation, is damaged ({engine.first_line(error)})"
+            sentence = f"{reason}; `vmoer verify --repair` removes it"
+            yield Problem("generation", "", _relative(home, path), sentence)
+
+
 def _check_generation(home: layout.Home, manifests: list[RunManifest]) -> Iterator[Problem]:
     """CURRENT leads to a readable generation whose rows are those of the shards."""
     try:
@@ -224,12 +256,37 @@ def _check_generation(home: layout.Home, manifests: list[RunManifest]) -> Iterat
             if version < schema.SCHEMA_VERSION:
                 yield Problem("generation", "", _relative(home, path), engine.older_generation(path.name, version))
                 return
+            _read_through(connection)
+            yield from _check_catalog(connection, manifests, _relative(home, path))
             for manifest in manifests:
                 yield from _check_copies(connection, home, manifest, _relative(home, path))
         except (MissingStoreError, CorruptStoreError) as error:
             yield Problem("generation", "", _relative(home, path), f"CURRENT names {path.name}: {error}")
         except duckdb.Error as error:
             yield Problem("generation", "", _relative(home, path), engine.damaged_generation(path.name, error))
+
+
+def _read_through(connection: duckdb.DuckDBPyConnection) -> None:
+    """Read every value of the generation once: DuckDB checks a block when it is read, and raises."""
+    tables = connection.execute(
+        "SELECT table_name FROM information_schema.tables WHERE table_catalog = 'generation'"
+    ).fetchall()
+    for (name,) in tables:
+        connection.execute(f'SELECT bit_xor(hash(rows)) FROM generation."{name}" AS rows').fetchall()
+
+
+def _check_catalog(
+    connection: duckdb.DuckDBPyConnection, manifests: list[RunManifest], where: str
+) -> Iterator[Problem]:
+    """The manifests of sealed runs are those that the generation was made from; an older one says nothing of them."""
+    try:
+        known = dict(connection.execute("SELECT run_id, sha256 FROM generation.store_manifests").fetchall())
+    except duckdb.CatalogException:
+        return
+    for manifest in manifests:
+        if manifest.sealed and known.get(manifest.run_id, manifest_digest(manifest)) != manifest_digest(manifest):
+            sentence = f"run {manifest.run_id}: its manifest is not the one that was published: publish again"
+            yield Problem("unpublished", manifest.run_id, where, sentence)
 
 
 def _check_copies(

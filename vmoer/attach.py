@@ -121,7 +121,7 @@ def load_routers(
                 f"{source / ROUTERS.config}: these are not {config['method']} options ({error})."
             ) from error
     modules = nn.ModuleDict({str(layer): head for layer, head in heads.items()})
-    modules.load_state_dict(checkpoint.read_tensors(source, ROUTERS, modules.state_dict()))
+    modules.load_state_dict(checkpoint.read_tensors(source, ROUTERS, modules.state_dict(), config))
     for layer, head in heads.items():
         head.to(running_device(sites[layer].router))
     return Handle(

@@ -23,7 +23,8 @@ from vmoer.errors import CheckpointError
 from vmoer.models import safetensors_check as safefile
 from vmoer.models.weights_check import differences
 
-FORMAT = 1
+#: 2 has checksums of the JSON and of the weights
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,15 @@ def write(folder: str | Path, kind: Kind, config: Mapping[str, Any], content: by
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     replace_file(target / kind.weights, content)
-    replace_file(target / kind.config, (json.dumps({"format": FORMAT, **config}, indent=1) + "\n").encode())
+    described = signed({"format": FORMAT, **config, "weights_sha256": hashlib.sha256(content).hexdigest()})
+    replace_file(target / kind.config, (json.dumps(described, indent=1) + "\n").encode())
     return target
+
+
+def signed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a checkpoint with the SHA-256 of its other values."""
+    values = {key: value for key, value in config.items() if key != "sha256"}
+    return {**values, "sha256": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}
 
 
 def read_config(source: Path, kind: Kind) -> dict[str, Any]:
@@ -104,6 +112,8 @@ def read_config(source: Path, kind: Kind) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not {kind.article} {kind.name}.")
     if config["format"] > FORMAT:
         raise CheckpointError(f"{source} was written by a newer version (format {config['format']}, known {FORMAT}).")
+    if config["format"] < 1 or (config["format"] > 1 and signed(config) != config):
+        raise CheckpointError(f"{path} is not as it was written: its SHA-256 differs.")
     missing = kind.keys.keys() - config.keys()
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}.")
@@ -114,26 +124,48 @@ def read_config(source: Path, kind: Kind) -> dict[str, Any]:
 
 
 def read_tensors(
-    source: Path, kind: Kind, expected: Mapping[str, Tensor], sha256: str | None = None
+    source: Path, kind: Kind, expected: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint as float32; refuse other names, shapes or content than ``expected``."""
+    """Return the weights of a checkpoint as float32; refuse other names, shapes or content than ``expected``.
+
+    ``config`` is what :func:`read_config` has read beside them.
+    """
     path = source / kind.weights
+    content = _checked(path, kind, config)
     try:
-        safefile.check(path)
-        content = path.read_bytes()
         tensors = load(content)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing.") from None
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise CheckpointError(f"{path} is not the file that {kind.config} was written for: its SHA-256 differs.")
     if wrong := differences(tensors, expected):
         raise CheckpointError(f"{path} does not hold what {kind.config} speaks of: {wrong}.")
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite.")
     return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def check(source: Path) -> None:
+    """Refuse a folder whose checkpoint is not as it was written; one of format 1 has its weights' header checked."""
+    kind = next((kind for kind in (ROUTERS, MAP_ROUTERS, ADAPTER) if (source / kind.config).is_file()), None)
+    if kind is None:
+        raise CheckpointError(
+            f"No checkpoint in {source}: it has neither of {ROUTERS.config}, {MAP_ROUTERS.config} and {ADAPTER.config}."
+        )
+    _checked(source / kind.weights, kind, read_config(source, kind))
+
+
+def _checked(path: Path, kind: Kind, config: Mapping[str, Any]) -> bytes:
+    """The content of a file of weights that is sound and the one that its JSON was written for."""
+    try:
+        safefile.check(path)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing.") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from error
+    if config.get("weights_sha256", "") not in ("", hashlib.sha256(content).hexdigest()):
+        raise CheckpointError(f"{path} is not the file that {kind.config} was written for: its SHA-256 differs.")
+    return content
 
 
 _TYPES = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}

@@ -12,6 +12,7 @@ import store.compact
 import store.verify
 from pipelines import console
 from pipelines.cli.root import Json, RunId
+from pipelines.experiment.check_home import check_home
 from pipelines.settings import load_settings
 from store.export import export_table
 from store.reader import open_store
@@ -35,8 +36,9 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Remove leftovers and publish again where needed.")] = False,
     json_: Json = False,
 ) -> None:
-    """Check hashes, row counts and keys of everything stored; exit code 1 when something is wrong."""
-    problems = store.verify.verify(load_settings().home, repair=repair)
+    """Check hashes, row counts and keys of everything stored, trained routers and jobs; exit code 1 if one is wrong."""
+    settings = load_settings()
+    problems = [*store.verify.verify(settings.home, repair=repair), *check_home(settings)]
     if json_:
         console.print_json([asdict(problem) for problem in problems])
     else:

@@ -25,8 +25,10 @@ from pipelines.session.model_input import check_lengths
 from pipelines.session.session import Session
 from pipelines.spec.model import Spec
 from pipelines.spec.sections import DataSource, FineTuning, Training
+from store import signatures
 from store.files import TEMPORARY_SUFFIX, write_text
 from vmoer import bayesianize
+from vmoer.errors import CheckpointError
 from vmoer.methods import has_kl
 from vmoer.models.context_limit import context_limit
 from vmoer.routers.base import routers
@@ -162,6 +164,8 @@ def missing_parts(inputs: Inputs) -> dict[Path, FineTuning]:
 def read_log(folder: Path) -> Log:
     """The training log beside a checkpoint; its last row says which step's weights were kept."""
     stored = json.loads((folder / LOG).read_text(encoding="utf-8"))
+    if not signatures.intact(stored) or stored.keys() - {"best_step", "log", signatures.KEY}:
+        raise CheckpointError(f"{folder.name}/{LOG} is not as it was written: its SHA-256 differs.")
     kept = int(stored["best_step"])
     rows = [(int(step), int(layer), str(quantity), float(value)) for step, layer, quantity, value in stored["log"]]
     return [*rows, (kept, -1, "kept_step", float(kept))]
@@ -185,7 +189,8 @@ def _train(session: Session, learner: Learner, part: FineTuning, folder: Path) -
 
 def _close(folder: Path, result: TrainingResult) -> None:
     """Write the log, which makes the folder complete."""
-    write_text(folder / LOG, json.dumps({"best_step": result.best_step, "log": result.log}) + "\n")
+    values = {"best_step": result.best_step, "log": [list(row) for row in result.log]}
+    write_text(folder / LOG, json.dumps(signatures.signed(values)) + "\n")
 
 
 def _tidied(folder: Path) -> Path:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from pipelines.session.session import Session
 from pipelines.spec.model import Spec, parse_spec
 from pipelines.spec.runs import expand
 from store.archive import PER_QUESTION, read_archive, write_archive
-from store.catalog import find_manifest
+from store.catalog import find_manifest, read_manifest, write_manifest
 from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
 from store.files import sha256
 from store.publish import current_number
 from store.reader import open_store
 from store.verify import verify
 from tests.pipelines.support import settings, vmoer
+from vmoer.checkpoint import signed
 
 TRAIN = {
     "data": {"name": "worldfacts", "split": "train", "limit": 24},
@@ -221,7 +223,7 @@ def test_adapter_of_another_hash_ends_the_job_with_its_name(computed: Path, tmp_
     folder = Inputs(spec(), [], settings(home)).parts.map_routers()
     assert folder is not None
     config = json.loads((folder / "map.json").read_text())
-    (folder / "map.json").write_text(json.dumps({**config, "adapter_sha256": "0" * 64}))
+    (folder / "map.json").write_text(json.dumps(signed({**config, "adapter_sha256": "0" * 64})))
     (tmp_path / "spec.yaml").write_text(json.dumps({**SPEC, "name": "again", "methods": ["deterministic"]}))
     done = vmoer(home, "run", str(tmp_path / "spec.yaml"), "--device", "cpu")
     assert done.returncode == 3
@@ -377,7 +379,6 @@ def test_unfinished_runs_are_not_archived(computed: Path, tmp_path: Path) -> Non
     home = tmp_path / "home"
     shutil.copytree(computed, home)
     run_id = expand(spec())[0].run_id
-    file = home / "runs" / f"{run_id}.json"
-    file.write_text(file.read_text().replace('"status": "finished"', '"status": "failed"'))
+    write_manifest(home, replace(read_manifest(home, run_id), status="failed"))
     with pytest.raises(InvalidDataError, match="is failed; only finished runs are archived"):
         write_archive(home, [run_id], tmp_path / "out.zip", _made(tmp_path / "scratch"), {})

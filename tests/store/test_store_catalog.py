@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from store import catalog, layout, schema, typed
+from store import catalog, layout, schema, signatures, typed
 from store.catalog import delete_run, list_manifests, read_manifest, seal, write_manifest
 from store.compact import compact
 from store.errors import CorruptStoreError, InvalidDataError, InvalidNameError, NewerSchemaError, NotFoundError
@@ -111,13 +111,25 @@ def test_a_manifest_that_does_not_fit_is_refused_and_the_old_one_stays(home, cha
 
 def _edit(path, **changes):
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | changes))
+    path.write_text(json.dumps(signatures.signed(content | changes)))
 
 
 def test_keys_of_a_later_release_with_the_same_schema_are_ignored(home):
     manifest = read_manifest(home, FCVR)
     _edit(layout.manifest_path(home, FCVR), a_later_idea=1)
     assert read_manifest(home, FCVR) == manifest
+
+
+def test_a_manifest_from_before_checksums_is_read_and_one_that_lost_its_own_is_not(home):
+    path, manifest = layout.manifest_path(home, FCVR), read_manifest(home, FCVR)
+    content = json.loads(path.read_text())
+    digest = content.pop("sha256")
+    path.write_text(json.dumps(content))
+    assert read_manifest(home, FCVR) == manifest
+    for damaged in ({**content, "sha257": digest}, {**content, "sha256": digest, "seed": content["seed"] + 1}):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(CorruptStoreError, match=r"no manifest has a key 'sha257'|its SHA-256 differs"):
+            read_manifest(home, FCVR)
 
 
 def test_a_newer_schema_is_refused_in_one_sentence(home):

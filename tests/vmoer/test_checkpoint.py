@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import vmoer
+from tests.vmoer.resigned import edit, edit_tensors
+from vmoer import checkpoint
 from vmoer.attach import bayesianize
 from vmoer.errors import CheckpointError, UnknownNameError, VmoerError
 from vmoer.forward.hooks import tap_of
@@ -27,16 +29,29 @@ def folder(model, tmp_path):
         return handle.save(tmp_path / "new" / "routers")
 
 
-def edit(folder, change):
-    config = json.loads((folder / "routers.json").read_text())
-    change(config)
-    (folder / "routers.json").write_text(json.dumps(config))
-
-
-def edit_tensors(folder, change):
-    tensors = load_file(folder / "routers.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "routers.safetensors")
+def test_a_checkpoint_is_known_to_be_as_it_was_written(model, folder):
+    """What was changed after it was written is refused; one from before checksums loads."""
+    checkpoint.check(folder)
+    path = folder / "routers.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "samples": 5}))
+    for read in (checkpoint.check, lambda folder: vmoer.load_routers(model, folder)):
+        with pytest.raises(CheckpointError, match=r"routers\.json is not as it was written: its SHA-256 differs"):
+            read(folder)
+    earlier = {key: value for key, value in config.items() if key not in ("sha256", "weights_sha256")} | {"format": 1}
+    path.write_text(json.dumps(earlier))
+    checkpoint.check(folder)
+    with vmoer.load_routers(model, folder) as handle:
+        assert handle.samples == 3
+    path.write_text(json.dumps(config))
+    weights = folder / "routers.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is not the file that routers\.json was written for"):
+        checkpoint.check(folder)
+    with pytest.raises(CheckpointError, match="No checkpoint in"):
+        checkpoint.check(folder.parent)
 
 
 def test_only_two_files_are_written_and_they_explain_themselves(folder):
@@ -135,7 +150,7 @@ def test_wrong_tensors_are_refused_by_name(model, folder, change, sentence):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda c: c.update(format=99), "written by a newer version .format 99, known 1."),
+        (lambda c: c.update(format=99), "written by a newer version .format 99, known 2."),
         (lambda c: c.update(format="1"), "is not a router checkpoint"),
         (lambda c: c.pop("samples"), "lacks samples"),
         (lambda c: c.update(architecture="OlmoeForCausalLM"), "belong to a OlmoeForCausalLM"),

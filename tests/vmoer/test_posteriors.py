@@ -195,7 +195,7 @@ def test_a_checkpoint_from_before_units_keeps_its_temperature_in_logits(method, 
             handle.save(tmp_path)
         config = json.loads((tmp_path / "routers.json").read_text())
         assert config["options"].pop("unit") == "logits"
-        (tmp_path / "routers.json").write_text(json.dumps(config))
+        (tmp_path / "routers.json").write_text(json.dumps(config | {"format": 1}))
         with load_routers(model, tmp_path):
             assert torch.equal(model(**batch).logits, before)
 

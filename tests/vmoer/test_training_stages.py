@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vmoer
+from vmoer import checkpoint
 from vmoer.errors import CheckpointError, UnsupportedModelError, VmoerError
 from vmoer.forward.modes import random_tokens
 from vmoer.testing import tiny_model
@@ -204,7 +205,7 @@ def test_changed_adapter_weights_are_refused(tmp_path: Path) -> None:
     adapter.save(tmp_path)
     adapter.restore()
     config = json.loads((tmp_path / "adapter.json").read_text())
-    (tmp_path / "adapter.json").write_text(json.dumps({**config, "weights_sha256": "0" * 64}))
+    (tmp_path / "adapter.json").write_text(json.dumps(checkpoint.signed({**config, "weights_sha256": "0" * 64})))
     with pytest.raises(CheckpointError, match="its SHA-256 differs"):
         load_adapter(model, tmp_path)
     with pytest.raises(CheckpointError, match="is missing"):

@@ -113,7 +113,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
     adapter = _inject(tap, config["rank"], config["alpha"], config["targets"])
     expected = {_file_name(name): parameter for name, parameter in adapter.parameters.items()}
     try:
-        tensors = checkpoint.read_tensors(source, checkpoint.ADAPTER, expected, config["weights_sha256"])
+        tensors = checkpoint.read_tensors(source, checkpoint.ADAPTER, expected, config)
     except CheckpointError:
         adapter.restore()
         raise

@@ -96,7 +96,7 @@ def load_map_routers(model: nn.Module, folder: str | Path) -> MapRouters:
             f"The native routers are not those {source} was fine-tuned from: another model or revision."
         )
     shifts = _zeros(tap, config["layers"])
-    shifts.load_state_dict(checkpoint.read_tensors(source, checkpoint.MAP_ROUTERS, shifts.state_dict()))
+    shifts.load_state_dict(checkpoint.read_tensors(source, checkpoint.MAP_ROUTERS, shifts.state_dict(), config))
     return MapRouters(tap, shifts)
 
 
