@@ -18,7 +18,7 @@ COPY app app
 # uv knows PyTorch's own CPU index; the default index carries the CUDA build
 RUN pip install "uv==0.13.*" \
     && if [ "$TORCH" = cpu ]; then uv pip install --system --torch-backend cpu "$(head -n 1 constraints.txt)"; fi \
-    && pip install -c constraints.txt -e . \
+    && pip install -c constraints.txt -e ".[product]" \
     && useradd --create-home --uid 10001 vmoer \
     && install -d -o 10001 -g 10001 /data
 

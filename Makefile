@@ -35,11 +35,11 @@ $(VENV)/.torch: $(BIN)/python constraints.txt
 	@touch $@
 
 $(VENV)/.base: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[product]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[product,dev]"
 	@touch $@
 
 demo: setup

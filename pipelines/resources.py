@@ -1,4 +1,4 @@
-"""Folders that the package carries: specs, shipped routers, archives; and those of a checkout beside it."""
+"""Folders that the package carries: specs, shipped routers, archives; and those of the checkout it lies in."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ PACKAGE = Path(__file__).resolve().parent
 SPECS = PACKAGE / "specs"
 ARCHIVES = PACKAGE / "archives"
 ROUTERS = PACKAGE / "routers"
-#: the checkout, or the folder that the packages are installed in
+#: the checkout
 ROOT = PACKAGE.parent
 DASHBOARD = ROOT / "app" / "main.py"
 RESULTS = ROOT / "docs" / "results"

@@ -1,15 +1,20 @@
-"""Name → class registries with a did-you-mean, open to third parties through entry points; stored runs likewise."""
+"""Name → class registries with a did-you-mean, open to third parties through entry points; the product by name."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
+import importlib.util
+import tomllib
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from vmoer.errors import UnknownNameError, VmoerError
+
+#: the checkout, or the folder that the library is installed in
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 T = TypeVar("T")
 
@@ -77,13 +82,33 @@ def unknown_name(kind: str, name: str, known: list[str]) -> str:
     return f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."
 
 
+def product(module: str) -> ModuleType:
+    """Import a module of the product (``app``, ``pipelines``, ``store``), which this library knows by name only.
+
+    The product lies beside the library in a checkout and is not installed with it. Its names are common words: a
+    package of somebody else that has one of them is never imported. Raises :class:`VmoerError`.
+    """
+    try:
+        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
+    except (OSError, ValueError, KeyError):
+        project = None
+    if project != "vmoer":
+        raise VmoerError(
+            "the command line, the dashboard and stored runs are not in the installed library; "
+            "they run from a checkout or the container (README, Installing)"
+        )
+    package = module.partition(".")[0]
+    found = importlib.util.find_spec(package)
+    place = Path(found.origin).resolve() if found and found.origin else None
+    if place != CHECKOUT / package / "__init__.py":
+        seen = f"another package {package!r} at {place}" if place else f"no package {package!r}"
+        raise VmoerError(f"Python finds {seen} instead of the one in {CHECKOUT}; put that folder first on its path")
+    return importlib.import_module(module)
+
+
 def open_runs(home: str | Path = "vmoer-data") -> Any:
     """Return the stored runs of a data folder, read-only: ``runs()``, ``frame(run, table)``, ``sql(query)``.
 
-    This library knows no store: the reader (:class:`store.runs.Runs`) is registered under the entry point
-    ``vmoer.runs``. Raises :class:`VmoerError` where none is installed.
+    The reader is :class:`store.runs.Runs`, a part of the product: raises :class:`VmoerError` where there is none.
     """
-    found = next(iter(entry_points(group="vmoer.runs")), None)
-    if found is None:
-        raise VmoerError("No reader of stored runs is registered; install this project with `pip install -e .`.")
-    return found.load()(home)
+    return product("store.runs").open_runs(home)

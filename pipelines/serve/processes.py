@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from pipelines.errors import ServeError
+from pipelines.resources import ROOT
 from pipelines.serve.dashboard import WILDCARDS, reachable_as, streamlit_command
 from pipelines.settings import Settings
 from pipelines.worker.process import detect_device, is_served
@@ -85,5 +86,8 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _start(command: Sequence[str], settings: Settings, **more: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "VMOER_HOME": str(settings.home), "VMOER_CACHE": str(settings.cache), **more}
+    # a package `app` or `pipelines` of the user's, in this folder or installed, does not take the place of ours
+    path = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    environment |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
     # its own session: Ctrl-C reaches this process only, which then ends the others in order
     return subprocess.Popen(list(command), env=environment, start_new_session=True)  # noqa: S603  our own command line

@@ -1,4 +1,4 @@
-"""What README and messages promise works: the Python example, each ``vmoer …`` line, make targets, paths."""
+"""What README and messages promise exists: each ``vmoer …`` line, make targets, paths."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import ast
 import json
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,13 +67,6 @@ def test_every_command_that_is_named_exists_with_those_options(arguments, place)
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     options = [word.partition("=")[0] for word in rest if word.startswith("--")]
     assert set(options) <= known | {"--help"}, f"{place}: `vmoer {arguments}` has no {set(options) - known}"
-
-
-def test_the_python_example_runs():
-    (code,) = [content for language, content in blocks(README) if language == "python"]
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"\[[\d. ]+\]", done.stdout), "it prints overlap and variance per layer"
 
 
 def test_the_make_targets_exist():

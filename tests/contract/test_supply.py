@@ -13,15 +13,18 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.contract.source import PACKAGES, ROOT, imports, name, python_files
+from tests.contract.source import PACKAGES, ROOT, imports, python_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split())
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 #: extras that are installed by whoever wants them, too large to test with everything else
 HEAVY = {"hub", "ray"}
-#: declared in tools only, or optional and looked for before use
 OWN = {*PACKAGES, "tests", "benchmarks"}
+#: what transformers and torch cannot be without
+COME_ALONG = {"filelock", "huggingface-hub", "packaging", "tokenizers"}
+#: of extras: imported where they are asked for, and named in a sentence where they are missing
+LOOKED_FOR = {"datasets", "fsspec", "ray"}
 
 
 def declared() -> dict[str, str]:
@@ -31,19 +34,29 @@ def declared() -> dict[str, str]:
     return {canonicalize_name(Requirement(entry).name): where for entry, where in rows}
 
 
-def test_every_package_that_is_imported_is_declared():
+def imported_by(*folders: str) -> set[str]:
+    """Canonical names of the third-party packages that files in ``folders`` import."""
     provides = metadata.packages_distributions()
-    known = declared()
-    missing = {
-        f"{imported.split('.')[0]} ({name(path)}:{line})"
-        for path in python_files(*PACKAGES)
-        for line, imported in imports(path)
-        if (top := imported.split(".")[0]) not in sys.stdlib_module_names and top not in OWN and top in provides
-        if not {canonicalize_name(one) for one in provides[top]} & set(known)
-    }
-    # what transformers and torch cannot be without
-    allowed = ("huggingface_hub", "tokenizers", "filelock", "packaging")
-    assert not {entry for entry in missing if not entry.startswith(allowed)}
+    tops = {imported.split(".")[0] for path in python_files(*folders) for _, imported in imports(path)}
+    return {canonicalize_name(one) for top in tops - sys.stdlib_module_names - OWN for one in provides.get(top, ())}
+
+
+def test_every_package_that_is_imported_is_declared():
+    assert not imported_by(*PACKAGES) - set(declared()) - COME_ALONG
+
+
+def test_the_library_declares_what_it_imports_and_nothing_else():
+    """Who installs the library gets no dashboard, and who calls any part of it finds what that part needs."""
+    library = {one for one, where in declared().items() if where == "dependencies"}
+    assert imported_by("vmoer") - COME_ALONG == library
+
+
+def test_the_product_declares_what_it_imports_and_nothing_else():
+    ours = {one for one, where in declared().items() if where in ("dependencies", "product")}
+    product = {one for one, where in declared().items() if where == "product"}
+    seen = imported_by("app", "pipelines", "store")
+    assert seen - COME_ALONG - ours <= LOOKED_FOR
+    assert product <= seen
 
 
 def test_everything_that_is_installed_for_users_is_pinned():

@@ -30,7 +30,7 @@ def test_runs_and_their_tables_are_what_the_store_holds(runs: Runs) -> None:
     assert runs.sql("SELECT count(*) AS n FROM runs WHERE run_id = $run", {"run": DET})["n"].tolist() == [1]
 
 
-def test_the_library_opens_them_through_the_entry_point(built) -> None:
+def test_the_library_opens_them(built) -> None:
     assert isinstance(vmoer.open_runs(built), Runs)
 
 
