@@ -1,4 +1,4 @@
-"""The commands `vmoer export`, `vmoer verify` and `vmoer compact`."""
+"""The commands `vmoer export` and `vmoer compact`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Annotated
 import typer
 
 import store.compact
-import store.verify
 from pipelines import console
 from pipelines.cli.root import Json, RunId
-from pipelines.experiment.check_home import check_home
 from pipelines.settings import load_settings
 from store.export import export_table
 from store.reader import open_store
@@ -30,22 +28,6 @@ def export(
         export_table(results, run_id, table, format_, output)
     if json_:
         console.print_json({"run_id": run_id, "table": table, "format": format_, "output": str(output)})
-
-
-def verify(
-    repair: Annotated[bool, typer.Option("--repair", help="Remove leftovers and publish again where needed.")] = False,
-    json_: Json = False,
-) -> None:
-    """Check hashes, row counts and keys of everything stored, trained routers and jobs; exit code 1 if one is wrong."""
-    settings = load_settings()
-    problems = [*store.verify.verify(settings.home, repair=repair), *check_home(settings)]
-    if json_:
-        console.print_json([asdict(problem) for problem in problems])
-    else:
-        for problem in problems:
-            print(console.clean(problem.sentence))
-        console.say("clean" if not problems else f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
-    raise typer.Exit(1 if problems else 0)
 
 
 def compact(json_: Json = False) -> None:

@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("pipelines.cli.jobs:app", "List, cancel and resume jobs, and read their logs."),
     "runs": ("pipelines.cli.runs:app", "List the runs in the data folder, and remove some."),
     "export": ("pipelines.cli.results:export", "Write one table of a run to a file."),
-    "verify": ("pipelines.cli.results:verify", "Check hashes, row counts and keys of what is stored."),
+    "verify": ("pipelines.cli.verify:verify", "Check hashes, row counts and keys of what is stored."),
     "compact": ("pipelines.cli.results:compact", "Merge small shards and free room."),
     "demo": ("pipelines.cli.serving:demo", "Evaluate the two bundled models and show the results."),
     "serve": ("pipelines.cli.serving:serve", "Show the dashboard, with a worker beside it."),

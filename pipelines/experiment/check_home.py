@@ -14,12 +14,12 @@ from store.verify import Problem
 from vmoer import checkpoint
 from vmoer.errors import CheckpointError
 
-#: columns of the job database that hold JSON
+#: what the job database holds as JSON
 _JSON = (
-    ("workflow_status", "inputs"),
-    ("workflow_status", "output"),
-    ("operation_outputs", "output"),
-    ("workflow_events", "value"),
+    "SELECT inputs FROM workflow_status",
+    "SELECT output FROM workflow_status",
+    "SELECT output FROM operation_outputs",
+    "SELECT value FROM workflow_events",
 )
 
 
@@ -49,9 +49,9 @@ def _damage(path: Path) -> str | None:
             found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if found != "ok":
                 return str(found).replace("\n", " ")[:200]
-            for table, column in _JSON:
-                for (text,) in connection.execute(f'SELECT "{column}" FROM "{table}" WHERE "{column}" IS NOT NULL'):  # noqa: S608 — names from above
-                    json.loads(text)
+            for question in _JSON:
+                for (text,) in connection.execute(question):
+                    json.loads(text or "null")
     except (sqlite3.Error, ValueError) as error:
         return str(error)[:200]
     return None
