@@ -22,10 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store import files, layout, schema, shards, typed
-from store.catalog import RunManifest, parse_manifest, read_manifest, run_ids, seal, write_manifest
-from store.errors import CorruptStoreError, InvalidDataError, NotFoundError, StoreError
-from store.publish import publish, shard_paths
-from store.reader import open_store
+from store.catalog import RunManifest, parse_manifest, read_manifest, run_ids, seal, sweep, write_manifest
+from store.errors import CorruptStoreError, InvalidDataError, NotFoundError
+from store.publish import publish, published_runs, shard_paths
 
 SUFFIX = ".archived"
 MAX_BYTES = 5_000_000
@@ -65,6 +64,7 @@ def write_archive(
             break
     else:
         raise InvalidDataError(f"the archive would have {len(content)} bytes; at most {MAX_BYTES} are allowed")
+    files.remove_stale(output)
     with files.replacing(output) as temporary:
         temporary.write_bytes(content)
     return output
@@ -92,18 +92,9 @@ def read_archives(archives: Sequence[Path], home: layout.Home) -> list[str]:
         for archive in archives:
             wanted += _unpack(archive, home)
     finally:
-        if not set(wanted) <= _published(home):
+        if not set(wanted) <= published_runs(home):  # an import killed before publishing left others
             publish(home)
     return wanted
-
-
-def _published(home: layout.Home) -> set[str]:
-    """Return the runs that the current generation shows: an import killed before publishing left others."""
-    try:
-        with open_store(home) as store:
-            return {str(run_id) for run_id in store.query("SELECT run_id FROM runs")["run_id"]}
-    except StoreError:  # none yet, or a damaged one, which publishing replaces
-        return set()
 
 
 def _unpack(archive: Path, home: layout.Home) -> list[str]:
@@ -121,6 +112,8 @@ def _unpack(archive: Path, home: layout.Home) -> list[str]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with files.replacing(target) as temporary:
                     temporary.write_bytes(opened.read(name))
+            for run_id in wanted:
+                sweep(home, run_id)  # what a killed import has left
     except FileNotFoundError:
         raise NotFoundError(f"there is no archive {archive}") from None
     except _DAMAGED as error:

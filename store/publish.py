@@ -307,6 +307,16 @@ def listed_shards(home: layout.Home, numbers: Sequence[int] | None = None) -> se
     return found
 
 
+def published_runs(home: layout.Home) -> set[str]:
+    """Return the runs that the current generation shows; none where there is no readable one."""
+    try:
+        with engine.connect(threads=1) as connection:
+            engine.attach_generation(connection, layout.generation_path(home, current_number(home) or 0))
+            return {str(run_id) for (run_id,) in connection.execute("SELECT run_id FROM generation.runs").fetchall()}
+    except (StoreError, duckdb.Error):
+        return set()
+
+
 def leftovers(home: layout.Home) -> list[Path]:
     """Return the temporary files that a killed writer or publisher left behind."""
     suffix = files.TEMPORARY_SUFFIX

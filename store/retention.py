@@ -12,7 +12,15 @@ from store import layout
 from store.catalog import delete_run, list_manifests, read_manifest, run_ids
 from store.errors import CorruptStoreError
 from store.locks import maintenance_lock
-from store.publish import generations, listed_shards, publish, readable_pointer, refuse_newer, shard_paths
+from store.publish import (
+    generations,
+    listed_shards,
+    publish,
+    published_runs,
+    readable_pointer,
+    refuse_newer,
+    shard_paths,
+)
 
 # An open reader of a generation that is no longer current has this long to finish with it.
 GRACE_SECONDS = 600.0
@@ -39,18 +47,21 @@ def run_sizes(home: layout.Home) -> dict[str, int]:
 def remove_runs(home: layout.Home, ids: Sequence[str], grace: float = GRACE_SECONDS) -> Removed:
     """Remove runs and publish without them; an unknown id is refused before anything is removed.
 
-    Readers of earlier generations keep the rows for ``grace`` seconds; then ``compact`` frees the shards.
+    Readers of earlier generations keep the rows for ``grace`` seconds; then ``compact`` frees the shards. A run whose
+    removal was killed before publishing has no manifest and is still shown: it counts as known.
     """
     refuse_newer(home)
+    there, shown = set(run_ids(home)), published_runs(home)
     for run_id in ids:
-        read_manifest(home, run_id)
+        if run_id in there or run_id not in shown:
+            read_manifest(home, run_id)
     with maintenance_lock(home):
         sizes = run_sizes(home)
-        for run_id in dict.fromkeys(ids):
+        for run_id in there & set(ids):
             delete_run(home, run_id)
         publish(home)
         freed = remove_unused(home, grace)[1]
-    held = sum(sizes[run_id] for run_id in set(ids))
+    held = sum(sizes.get(run_id, 0) for run_id in set(ids))
     return Removed(len(set(ids)), freed, max(held - freed, 0))
 
 

@@ -67,7 +67,7 @@ def verify(home: layout.Home, run_id: str | None = None, repair: bool = False) -
                 found += _check_rows(connection, home, manifest)
             problems += found
     if run_id is None:
-        problems += _check_orphans(home)
+        problems += _check_orphans(home, superseded)
         problems += _check_leftovers(home, repair)
         problems += _check_older_generations(home, repair)
     readable = [manifest for manifest in manifests if manifest.run_id not in unreadable]
@@ -189,11 +189,12 @@ def _check_rows(connection: duckdb.DuckDBPyConnection, home: layout.Home, manife
             yield problem("predictions", "predictions", sentence)
 
 
-def _check_orphans(home: layout.Home) -> Iterator[Problem]:
+def _check_orphans(home: layout.Home, listed: set[Path]) -> Iterator[Problem]:
+    """Shards without a run; those of a removed run that a reader of an earlier generation may still need are none."""
     known = set(run_ids(home))
     for folder in sorted(layout.facts_folder(home).glob("table=*/run_id=*")):
         owner = folder.name.removeprefix("run_id=")
-        if owner not in known and any(layout.is_shard_name(path.name) for path in folder.iterdir()):
+        if owner not in known and any(layout.is_shard_name(path.name) for path in set(folder.iterdir()) - listed):
             yield Problem(
                 "orphan",
                 owner,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -71,6 +72,9 @@ def operations() -> list[Operation]:
         Operation("train", 0.14, with_spec(TRAIN), _train),
         Operation("publish", 0.12, _unpublished, _publish),
         *(Operation(f"export {form}", 0.05, _published, _export(form)) for form in forms),
+        Operation("archive", 0.05, _published, lambda at: _vmoer("archive", at / "out" / "runs.zip")),
+        Operation("import", 0.06, _archived, lambda at: _vmoer("import", at / "runs.zip")),
+        Operation("rm", 0.06, _published, _remove),
         Operation("compact", 0.12, _published, lambda at: _vmoer("compact")),
         Operation("repair", 0.06, _damaged, lambda at: _vmoer("verify", "--repair")),
         Operation("migrate", 0.06, _older, lambda at: _vmoer("verify", "--repair")),
@@ -160,6 +164,27 @@ def _export(form: str) -> Callable[[Path], int]:
         )
 
     return export
+
+
+def _archived(folder: Path) -> None:
+    """An archive of two runs beside a data folder with one more."""
+    from tests.store.factory import make_store
+
+    _published(folder)
+    if _vmoer("archive", folder / "runs.zip"):
+        raise RuntimeError("the runs could not be archived")
+    shutil.rmtree(folder / "data")
+    make_store(folder / "data", runs=("deterministic",), **SMALL)
+
+
+def _remove(folder: Path) -> int:
+    """Remove a run; where a first attempt came so far that it is gone, there is nothing left to do."""
+    from store.catalog import run_ids
+    from store.publish import published_runs
+    from tests.store.factory import run_id
+
+    home, gone = folder / "data", run_id("fcvr")
+    return _vmoer("runs", "rm", gone) if gone in {*run_ids(home), *published_runs(home)} else 0
 
 
 def _damaged(folder: Path) -> None:

@@ -219,10 +219,10 @@ def test_what_killed_writers_left_is_named_and_removed_but_not_a_writer_at_work(
 def test_shards_of_a_deleted_run_are_named_and_compacting_removes_them(home):
     delete_run(home, FCVR)
     publish(home)
-    problems = verify(home)
-    assert {problem.kind for problem in problems} == {"orphan"}
+    assert verify(home) == [], "readers of an earlier generation may still need them"
     for number in range(1, current_number(home)):
         layout.generation_path(home, number).unlink()
+    assert {problem.kind for problem in verify(home)} == {"orphan"}
     assert compact(home, grace=0).removed > 0
     assert not list(layout.facts_folder(home).glob(f"*/run_id={FCVR}"))
     assert verify(home) == []
