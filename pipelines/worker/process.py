@@ -31,10 +31,12 @@ from pipelines.spec.model import Spec
 from pipelines.worker import inspection_step as livework
 from pipelines.worker import workflow as engine
 from pipelines.worker.progress import LISTENERS
+from pipelines.worker.queue_polls import QueuePolls
 from pipelines.worker.watchdog import look_after
 
 _SHUTDOWN_SECONDS = 30.0
 _ADOPT_SECONDS = 5.0
+_LISTEN_SECONDS = 2.0
 
 
 def detect_device(wanted: str) -> str:
@@ -55,8 +57,11 @@ def is_served(settings: Settings, device: str) -> bool:
 
 
 @contextmanager
-def _launched(settings: Settings, executor: str, queues: Sequence[str]) -> Iterator[None]:
-    """DBOS running in this process under an executor name, serving the given queues one job at a time."""
+def _launched(settings: Settings, executor: str, queues: Sequence[str], listen_seconds: float) -> Iterator[None]:
+    """DBOS running in this process under an executor name, serving the given queues one job at a time.
+
+    It listens for messages, which nothing here sends, and ends after ``listen_seconds`` at the latest.
+    """
     config: DBOSConfig = {
         "name": jobs.APPLICATION,
         "system_database_url": settings.database_url,
@@ -66,7 +71,7 @@ def _launched(settings: Settings, executor: str, queues: Sequence[str]) -> Itera
         "console_log_level": "CRITICAL",
         "serializer": serializer(),
         "run_migrations": True,
-        "notification_listener_polling_interval_sec": settings.poll_seconds,  # the end of DBOS waits for as long
+        "notification_listener_polling_interval_sec": listen_seconds,
     }
     with connect(settings) as client:  # beforehand: DBOS finds a queue that is added later after a second
         for name in queues:
@@ -79,9 +84,11 @@ def _launched(settings: Settings, executor: str, queues: Sequence[str]) -> Itera
     with opening(settings):
         dbos = DBOS(config=config)
         DBOS.listen_queues(list(queues))
+        polls = QueuePolls()
         DBOS.launch()
     ended = threading.Event()
     wait_for_room(dbos._sys_db.engine, ended)
+    threading.Thread(target=polls.look_on, args=(dbos, settings.poll_seconds), daemon=True).start()
     threading.Thread(target=look_after, args=(settings, queues[0], ended, console.say), daemon=True).start()
     try:
         yield
@@ -104,7 +111,7 @@ def run_worker(settings: Settings, device: str, say: Callable[[str], None]) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     live.publish_methods(livework.methods(), settings)
-    with _launched(settings, executor, [jobs.queue_name(name), jobs.queue_name(), live.QUEUE]):
+    with _launched(settings, executor, [jobs.queue_name(name), jobs.queue_name(), live.QUEUE], _LISTEN_SECONDS):
         for job_id in _adopt(settings, executor, name):
             say(f"taking over job {job_id}")
         say(f"worker ready on {name}, data folder {settings.home}")
@@ -157,7 +164,7 @@ def run_foreground(
         if earlier is not None:
             with connect(settings) as client:  # its shards are there; this job goes on behind them
                 client.cancel_workflow(earlier.job_id)
-        with _launched(settings, executor, [queue]):
+        with _launched(settings, executor, [queue], settings.poll_seconds):
             LISTENERS.append(listen)
             try:
                 job_id = jobs.enqueue(jobs.workflow_input(spec, folders), queue, settings)
