@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import re
 import sqlite3
 import threading
@@ -40,6 +41,7 @@ def connect(settings: Settings) -> Iterator[DBOSClient]:
     with opening(settings):
         if url not in _MIGRATED and not _migrated(settings):
             settings.home.mkdir(parents=True, exist_ok=True)
+            _check_sqlite(settings)
             DBOS.migrate(url)
         _MIGRATED.add(url)
         client = DBOSClient(system_database_url=url, serializer=serializer(), retry_connection_errors=False)
@@ -86,6 +88,19 @@ def reason_of(error: Exception) -> str:
 def exists(settings: Settings) -> bool:
     """Whether there is a job database; a database server is taken to have one."""
     return bool(settings.jobs_url) or (settings.home / "jobs.sqlite").exists()
+
+
+def _check_sqlite(settings: Settings) -> None:
+    """Refuse an SQLite without the function that DBOS takes times from under Python 3.12 and later: it stores NULL."""
+    from dbos import _migration
+
+    with closing(sqlite3.connect(":memory:")) as database:
+        told = database.execute("SELECT " + _migration.get_sqlite_timestamp_expr()).fetchone()[0]
+    if told is None and not settings.jobs_url:
+        raise JobError(
+            f"Python {platform.python_version()} needs SQLite 3.42 or later for it, and has {sqlite3.sqlite_version}; "
+            "take a Python with a later one, Python 3.11, or a job server (VMOER_JOBS_URL)"
+        )
 
 
 def _migrated(settings: Settings) -> bool:

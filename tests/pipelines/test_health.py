@@ -11,10 +11,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from dbos import _migration
 
-from pipelines.errors import PipelineError, ServeError
+from pipelines.errors import JobError, PipelineError, ServeError
 from pipelines.jobs import client as jobs
 from pipelines.jobs import disk as room
+from pipelines.jobs.database import connect
 from pipelines.jobs.locks import DeviceLock
 from pipelines.jobs.retention import remove
 from pipelines.serve import health
@@ -80,6 +82,14 @@ def test_what_is_wrong_is_said(settings: Settings) -> None:
     assert "cannot" in health.look(settings).problem
     empty = health.look(Settings(home=settings.home / "nowhere"))
     assert (empty.runs, empty.generation, empty.problem) == (0, None, "")
+
+
+def test_an_sqlite_too_old_for_this_python_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DBOS takes times from a function that SQLite has from 3.42 on; an older one answers NULL."""
+    monkeypatch.setattr(_migration, "get_sqlite_timestamp_expr", lambda: "NULL")
+    with pytest.raises(JobError, match=r"needs SQLite 3\.42 or later for it, and has \d"), connect(settings):
+        pass
+    assert not (settings.home / "jobs.sqlite").exists()
 
 
 def test_the_endpoints_answer_and_refuse_foreign_names(settings: Settings) -> None:
