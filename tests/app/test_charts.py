@@ -93,6 +93,9 @@ def quadrants(quantity: str) -> pd.DataFrame:
 
 
 CHARTS: dict[str, Any] = {
+    "distance from the prior": lambda: training.prior_distance(
+        pd.DataFrame({"layer": frames.LAYERS, "kl": 0.1, "width": 1.1, "between": 0.02}), 0.05
+    ),
     "stability heatmap": lambda: layers.stability_heatmap(frames.stability(), frames.LAYERS, layer=2, gamma=0.1),
     "stability above chance": lambda: layers.stability_heatmap(
         frames.stability(), frames.LAYERS, measure="instability"

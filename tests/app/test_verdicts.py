@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from app.shared.runs import posterior
 from app.views.overview import run_chips as verdicts
 
 FCVR = {"method": "fcvr", "control": "none"}
@@ -28,6 +30,15 @@ def test_without_a_stored_difference_a_run_is_not_compared() -> None:
 def test_the_baseline_and_controls_are_called_so() -> None:
     assert verdicts.chips({"method": "deterministic", "control": "none"}, {}, False) == [verdicts.BASELINE]
     assert verdicts.chips({"method": "fcvr", "control": "untrained"}, {}, False)[0] == verdicts.CONTROL
+    assert verdicts.chips(FCVR, {}, False, learned=False) == [verdicts.NOT_LEARNED, verdicts.NOT_COMPARED]
+    assert verdicts.NOT_LEARNED not in verdicts.chips(FCVR, {}, False, learned=True) + verdicts.chips(FCVR, {}, False)
+
+
+def test_what_a_card_says_of_a_posterior_is_found_and_its_absence_too() -> None:
+    card = {"routing": {"posterior": {"learned": False, "why": "it is its prior", "layers": []}}}
+    assert posterior({"manifest": json.dumps(card)})["learned"] is False
+    for manifest in (None, "", json.dumps({"routing": {}}), json.dumps({"routing": None, "x": "posterior"})):
+        assert posterior({"manifest": manifest}) == {}
 
 
 @pytest.mark.parametrize(("status", "first"), [("failed", "failed"), ("running", "running"), ("finished", "baseline")])

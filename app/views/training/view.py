@@ -118,17 +118,17 @@ def draw_posterior(page: Page, run_id: str) -> None:
     if rows.empty or rows["kl"].isna().all():
         return
     widths, between = rows["width"].dropna(), rows["between"].dropna()
-    said = f"{'Learned' if found['learned'] else 'Not learned'}: {found['why']}."
+    said = f"Learned: {found['why']}. " if found["learned"] else ""  # a banner says it of one that has not
     if len(widths):
-        said += f" σ ÷ prior {widths.min():.2f} to {widths.max():.2f}."
+        said += f"σ ÷ prior {widths.min():.2f} to {widths.max():.2f}. "
     if len(between):
-        said += f" Between tokens the summed logit variance differs by {between.min():.1%} to {between.max():.1%}."
+        said += f"Between tokens the summed logit variance differs by {between.min():.1%} to {between.max():.1%}. "
     figure(
         "Distance from the prior, layer by layer",
         charts.prior_distance(rows, found["kl_limit"]),
         rows,
         key="posterior",
-        note=f"{said} A posterior below the line in every layer counts as its prior. Means over the tokens of 32 "
+        note=f"{said}A posterior below the line in every layer counts as its prior. Means over the tokens of 32 "
         "calibration questions.",
         alt_text=f"KL divergence to the prior per layer. {said}",
         card=page.card([run_id], "Distance from the prior", "runs"),
