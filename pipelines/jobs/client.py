@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.errors import JobError
 from pipelines.jobs.database import connect, exists
 from pipelines.jobs.disk import refuse_over_quota
-from pipelines.jobs.locks import live_executors
+from pipelines.jobs.locks import live_executors, stopped_executors, stopped_sentence
 from pipelines.settings import Settings, load_settings
 from pipelines.spec.model import Spec
 from store.layout import contained
@@ -150,8 +150,8 @@ def list_jobs(settings: Settings | None = None, limit: int = 100) -> list[Job]:
         return []
     with connect(settings) as client:
         rows = client.list_workflows(name=WORKFLOW, limit=limit, sort_desc=True)
-        alive = live_executors(settings.home)
-        return [_job(client, row, alive) for row in rows]
+        alive, stopped = live_executors(settings.home), stopped_executors(settings.home)
+        return [_job(client, row, alive, stopped) for row in rows]
 
 
 def count_jobs(settings: Settings) -> Counter[str]:
@@ -174,7 +174,7 @@ def get_job(job_id: str, settings: Settings | None = None) -> Job:
         rows = client.list_workflows(workflow_ids=[job_id], name=WORKFLOW)
         if not rows:
             raise unknown
-        return _job(client, rows[0], live_executors(settings.home))
+        return _job(client, rows[0], live_executors(settings.home), stopped_executors(settings.home))
 
 
 def job_spec(job_id: str, settings: Settings | None = None) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def read_log(job_id: str, settings: Settings | None = None, last: int = 200) -> 
     return entries
 
 
-def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:
+def _job(client: DBOSClient, row: Any, alive: dict[str, str], stopped: dict[str, int]) -> Job:
     request = _request(row)
     progress = client.get_event(row.workflow_id, PROGRESS_EVENT, 0) or {}
     status = _status(row, alive)
@@ -264,6 +264,8 @@ def _job(client: DBOSClient, row: Any, alive: dict[str, str]) -> Job:
         message = str(getattr(row.error, "message", "") or row.error or "the worker died too often on this job")
     elif status == "queued" and not alive:
         message = "waiting for a worker: start one with `vmoer worker` or `vmoer serve`"
+    elif status == "running" and row.executor_id in stopped:
+        message = stopped_sentence(stopped[row.executor_id])
     elif lost:
         message = "its worker is gone; start `vmoer worker`, or resume it"
     elif status == "cancelled" and _overdue(row):

@@ -26,7 +26,7 @@ from pipelines.errors import DataError, JobError, SpecError
 from pipelines.jobs import client as jobs
 from pipelines.jobs.allowed import allowed_models
 from pipelines.jobs.database import connect
-from pipelines.jobs.locks import live_executors
+from pipelines.jobs.locks import live_executors, stopped_executors, stopped_sentence
 from pipelines.settings import Settings, load_settings
 from pipelines.spec.explain import explain
 from pipelines.spec.sections import Layers, MethodName, Text
@@ -182,6 +182,8 @@ def get_inspection(inspection_id: str, settings: Settings | None = None) -> Insp
         message = str(getattr(row.error, "message", "") or row.error or "the worker died on this inspection")
     elif status == "running" and row.executor_id not in alive:
         status, message = "lost", "its worker is gone; it goes on when `vmoer worker` or `vmoer serve` starts"
+    elif status == "running" and (pid := stopped_executors(settings.home).get(str(row.executor_id))) is not None:
+        message = stopped_sentence(pid)
     return Inspection(
         inspection_id, status, int(progress.get("done", 0)), int(progress.get("total", 0)), message, ahead
     )
@@ -198,8 +200,10 @@ def cancel(inspection_id: str, settings: Settings | None = None) -> None:
 def workers(settings: Settings | None = None) -> list[str]:
     """Devices whose workers would take an inspection now; a `vmoer run` in a terminal takes none."""
     settings = settings or load_settings()
-    alive = live_executors(settings.home)
-    return sorted(stem for executor, stem in alive.items() if executor.startswith("worker-"))
+    alive, stopped = live_executors(settings.home), stopped_executors(settings.home)
+    return sorted(
+        stem for executor, stem in alive.items() if executor.startswith("worker-") and executor not in stopped
+    )
 
 
 def known_methods(settings: Settings | None = None) -> dict[str, bool]:

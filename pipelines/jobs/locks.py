@@ -75,6 +75,28 @@ def live_executors(home: Path) -> dict[str, str]:
     return alive
 
 
+def stopped_executors(home: Path) -> dict[str, int]:
+    """Executor name → process of every live worker of this machine that is stopped (SIGSTOP, Ctrl-Z).
+
+    It computes nothing. Read from ``/proc``; where there is none, nobody is known to be stopped.
+    """
+    stopped = {}
+    for owner, stem in live_executors(home).items():
+        pid = _content(home / "workers" / f"{stem}.lock").get("pid")
+        try:
+            state = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0]  # type: ignore[arg-type]
+        except (OSError, TypeError, ValueError):
+            continue
+        if state in "Tt":
+            stopped[owner] = int(pid)  # type: ignore[arg-type]
+    return stopped
+
+
+def stopped_sentence(pid: int) -> str:
+    """Return what to say of work whose worker is stopped."""
+    return f"its worker (process {pid}) is stopped and computes nothing; `kill -CONT {pid}` lets it go on"
+
+
 def _content(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -158,6 +160,31 @@ def test_a_cancelled_inspection_ends_and_the_next_one_is_served(home: Path) -> N
     assert live.get_inspection(inspection_id, here).status == "cancelled"
     with pytest.raises(JobError, match="gone or damaged"):
         live.read_result(inspection_id, here)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc says that a process is stopped")
+def test_a_stopped_worker_is_named_and_goes_on(home: Path) -> None:
+    """SIGSTOP in the middle of an inspection: whoever looks is told at once, and SIGCONT lets it finish."""
+    here = settings(home)
+    (pid,) = [json.loads(path.read_text())["pid"] for path in (home / "workers").glob("*.lock")]
+    long = live.parse_request({**ASKED, "prompts": ["word " * 100] * 4, "samples": 20}, here)
+    inspection_id = live.submit(long, here)
+    deadline = time.monotonic() + 60
+    while live.get_inspection(inspection_id, here).total == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = live.get_inspection(inspection_id, here)
+        assert found.status == "running"
+        assert found.message.startswith(
+            f"its worker (process {pid}) is stopped and computes nothing; `kill -CONT {pid}`"
+        )
+        assert live.workers(here) == [], "it would take no inspection now"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert live.workers(here) != []
+    assert ended(inspection_id, here).status == "finished"
 
 
 @pytest.mark.slow
