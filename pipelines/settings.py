@@ -88,7 +88,8 @@ class Settings:
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the job state: ``jobs_url``, else SQLite inside the data folder."""
-        return self.jobs_url or f"sqlite:///{self.home / 'jobs.sqlite'}"
+        place = str(self.home / "jobs.sqlite").replace("%", "%25")  # in a URL %41 would be A
+        return self.jobs_url or f"sqlite:///{place}"
 
     @property
     def machine_name(self) -> str:
@@ -157,6 +158,11 @@ def load_settings() -> Settings:
         raise PipelineError(f"{wrong} is not a number; unset it or give one") from None
     for folder in ("home", "cache"):
         values[folder] = values[folder].expanduser().absolute()
+    if "?" in str(values["home"]):
+        raise PipelineError(
+            f"VMOER_HOME={str(values['home'])!r} holds a question mark, behind which databases read options; "
+            "use a folder without one"
+        )
     return Settings(**values)
 
 
