@@ -44,6 +44,9 @@ class Settings:
     )
     address: str = Field(default="127.0.0.1", description="address the dashboard binds to")
     port: int = Field(default=8501, description="port of the dashboard")
+    base_path: str = Field(
+        default="", description="path under which a reverse proxy passes the dashboard on, such as lab/vmoer"
+    )
     hosts: str = Field(
         default="", description="further names under which the dashboard may be reached, with commas between"
     )

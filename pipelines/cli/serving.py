@@ -11,7 +11,7 @@ from pipelines import console
 from pipelines.cli.root import Address, Device, Engine, Insecure, Json, MetricsPort, Port
 from pipelines.serve import health
 from pipelines.serve import processes as server
-from pipelines.serve.dashboard import check_address
+from pipelines.serve.dashboard import base_path, check_address
 from pipelines.serve.demo import run_demo
 from pipelines.settings import load_settings
 from pipelines.worker.process import run_worker
@@ -47,7 +47,7 @@ def serve(
     processes = [worker_process] if worker_process else []
     try:
         processes.append(server.start_dashboard(settings, address, port))
-        console.say(f"dashboard on http://{address}:{port} (Ctrl-C stops it)")
+        console.say(f"dashboard on http://{address}:{port}/{base_path(settings)} (Ctrl-C stops it)")
         code = server.wait(processes, console.say)
     finally:
         server.stop(processes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import socket
 import sys
 from pathlib import Path
@@ -45,10 +46,22 @@ def reachable_as(address: str, settings: Settings) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def base_path(settings: Settings) -> str:
+    """The path under which the dashboard is served, without slashes around it; refused unless it is a plain one."""
+    path = settings.base_path.strip("/")
+    if path and not re.fullmatch(r"[\w~-][\w.~-]*(/[\w~-][\w.~-]*)*", path, re.ASCII):
+        raise ServeError(f"VMOER_BASE_PATH={settings.base_path!r} is no path such as lab/vmoer")
+    return path
+
+
 def streamlit_command(
-    port: int = 8501, host: str = "127.0.0.1", auth_file: str = "", max_upload_bytes: int = Settings().max_upload_bytes
+    port: int = 8501,
+    host: str = "127.0.0.1",
+    auth_file: str = "",
+    max_upload_bytes: int = Settings().max_upload_bytes,
+    path: str = "",
 ) -> list[str]:
-    """The command that serves the dashboard on ``host:port``.
+    """The command that serves the dashboard on ``host:port``, below ``path``.
 
     Everything else (theme, no telemetry, no tracebacks to readers) comes from ``.streamlit/config.toml`` beside
     ``server.py``, which Streamlit reads from any working directory; what must hold even under a user's own
@@ -72,6 +85,7 @@ def streamlit_command(
         f"--server.maxUploadSize={math.ceil(max_upload_bytes / 2**20)}",
         "--server.enableStaticServing=false",
         "--server.enableAgentApi=false",
+        f"--server.baseUrlPath={path}",
         f"--secrets.files={secrets}",
     ]
 

@@ -9,7 +9,7 @@ from pipelines.errors import JobError
 from pipelines.jobs import client as jobs
 from pipelines.resources import ARCHIVES, SPECS
 from pipelines.serve import processes as serve
-from pipelines.serve.dashboard import check_address
+from pipelines.serve.dashboard import base_path, check_address
 from pipelines.settings import Settings
 from pipelines.spec.model import Spec, load_spec
 from pipelines.spec.runs import expand
@@ -41,7 +41,7 @@ def run_demo(settings: Settings, *, serve_pages: bool, address: str, port: int, 
         worker = serve.start_worker(settings, settings.device)
         processes += [worker] if worker is not None else []
         processes.append(serve.start_dashboard(settings, address, port))
-        console.say(f"dashboard on http://{address}:{port} (Ctrl-C stops it)")
+        console.say(f"dashboard on http://{address}:{port}/{base_path(settings)} (Ctrl-C stops it)")
         job_id = jobs.submit(_spec(SECOND, settings), settings=settings)
         console.say(f"smollm2-moe is built and evaluated as job {job_id}; the Jobs page and `vmoer jobs list` show it")
         return serve.wait(processes, console.say)

@@ -14,7 +14,7 @@ from types import FrameType
 
 from pipelines.errors import ServeError
 from pipelines.resources import ROOT
-from pipelines.serve.dashboard import WILDCARDS, reachable_as, streamlit_command
+from pipelines.serve.dashboard import WILDCARDS, base_path, reachable_as, streamlit_command
 from pipelines.settings import Settings
 from pipelines.worker.process import detect_device, is_served
 
@@ -31,7 +31,8 @@ def end_on_sigterm() -> None:
 def start_dashboard(settings: Settings, address: str, port: int) -> subprocess.Popen[bytes]:
     """The dashboard's process; it is answering requests when this returns."""
     hosts = ",".join(reachable_as(address, settings))
-    command = streamlit_command(port, address, settings.auth_file, settings.max_upload_bytes)
+    path = base_path(settings)
+    command = streamlit_command(port, address, settings.auth_file, settings.max_upload_bytes, path)
     process = _start(command, settings, VMOER_ALLOWED_HOSTS=hosts)
     local = "127.0.0.1" if address in WILDCARDS else address
     host = f"[{local}]" if ":" in local else local
@@ -40,7 +41,7 @@ def start_dashboard(settings: Settings, address: str, port: int) -> subprocess.P
         if process.poll() is not None:
             raise ServeError("the dashboard stopped while starting; run `vmoer doctor` to see what is missing")
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}/_stcore/health", timeout=2):
+            with urllib.request.urlopen(f"http://{host}:{port}/{f'{path}/' if path else ''}_stcore/health", timeout=2):
                 return process
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)

@@ -113,6 +113,7 @@ SETTINGS: dict[str, str] = {
     "ray_address": "text",
     "shards_url": "url",
     "address": "name",
+    "base_path": "text",
     "hosts": "name",
     "auth_file": "path",
     "users": "name",

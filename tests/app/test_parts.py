@@ -24,7 +24,8 @@ from app.shared.text import counted, plain, prose
 from app.shared.token_strip import strip_html, visible
 from app.views.calibration.baselines import in_words
 from pipelines.errors import ServeError
-from pipelines.serve.dashboard import MAIN, SERVER, check_port_free, streamlit_command
+from pipelines.serve.dashboard import MAIN, SERVER, base_path, check_port_free, streamlit_command
+from pipelines.settings import Settings as ServeSettings
 
 RUNS = pd.DataFrame(
     [
@@ -64,6 +65,18 @@ def test_the_server_command_names_an_existing_script_and_stays_on_this_machine()
     assert SERVER.is_file()
     assert "--server.address=127.0.0.1" in command
     assert "--browser.gatherUsageStats=false" in command
+
+
+@pytest.mark.parametrize(("given", "path"), [("", ""), ("lab/vmoer", "lab/vmoer"), ("/lab/v.1_~-2/", "lab/v.1_~-2")])
+def test_the_dashboard_is_served_below_a_path(given: str, path: str) -> None:
+    assert base_path(ServeSettings(base_path=given)) == path
+    assert f"--server.baseUrlPath={path}" in streamlit_command(path=path)
+
+
+@pytest.mark.parametrize("given", ["a//b", "a b", "../x", "a/..", "http://x", "é", "a?b", "--flag/x;y"])
+def test_a_path_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(ServeError, match="is no path such as lab/vmoer"):
+        base_path(ServeSettings(base_path=given))
 
 
 def test_a_port_in_use_is_refused_with_the_way_out() -> None:
