@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipelines.reproduce.cells import Section, cell, difference_text, interval_text, run_label
 from pipelines.reproduce.results import Results
+from vmoer.methods import has_prior_covariance
 
 PREFIX = "search-"
 #: the experiments that set the routers of ``main`` against every control, and what they are called among configurations
@@ -16,8 +17,8 @@ _MAIN, _AS_IN_MAIN = ("controls", "search-main"), "as in main"
 #: (ECE, NLL) as answered, and after one temperature fitted on the validation questions
 _KINDS = {"as it comes": ("ece", "nll"), "scaled": ("ece_ts", "nll_ts")}
 DIFFERENCES = ("Δ ECE", "Δ NLL", "Δ ECE, scaled", "Δ NLL, scaled")
-#: what each configuration must beat besides pretrained routers
-_CONTROLS = ("untrained", "non-routing-noise", "moe-noise")
+#: what each configuration must beat besides pretrained routers; the second only where its method has such a prior
+_CONTROLS = ("untrained", "prior-covariance", "non-routing-noise", "moe-noise")
 #: question sets on which a configuration has to hold
 SETS_NEEDED = 2
 
@@ -83,7 +84,10 @@ def holds(mine: Iterable[Duel], nll_alone: bool = False) -> bool:
     fared = {
         str(one.opponent["control"]): one.lower_nll if nll_alone else one.won for one in mine if _matters(one.opponent)
     }
-    return len(fared.get("none", ())) == len(_KINDS) and all(fared.get(control) for control in _CONTROLS)
+    methods = {str(one.opponent["method"]) for one in mine} - {"deterministic"}
+    prior = any(has_prior_covariance(method) for method in methods)
+    wanted = [control for control in _CONTROLS if prior or control != "prior-covariance"]
+    return len(fared.get("none", ())) == len(_KINDS) and all(fared.get(control) for control in wanted)
 
 
 def outcome(found: list[Duel]) -> tuple[str, str] | None:
@@ -132,8 +136,9 @@ def search_section(found: list[Duel]) -> Section:
         "improves with an interval that leaves out zero, and ECE too unless the opponent's cannot be told from a "
         "calibrated model's, as it comes or after temperature scaling; *NLL alone* that ECE does not. Where a name "
         "ends in `-fresh`, the same weights answered test questions that the search had not used. A configuration "
-        "counts on a set if it beats pretrained routers both ways, and each control (untrained heads, the two noises) "
-        f"in one of them; it is *found* if it counts on {SETS_NEEDED} sets. "
+        "counts on a set if it beats pretrained routers both ways, and each control (untrained heads, the trained mean "
+        "with the prior's covariance, the two noises) in one of them; it is *found* if it counts on "
+        f"{SETS_NEEDED} sets. "
         "What training the routers alone does, without a posterior, is in E2 (`map-…`).",
         ("questions", "configuration", "step", "learned", "against", *DIFFERENCES, "n", "better"),
         rows,
