@@ -69,12 +69,13 @@ def verify(home: layout.Home, run_id: str | None = None, repair: bool = False) -
     if run_id is None:
         problems += _check_orphans(home, superseded)
         problems += _check_leftovers(home, repair)
-        problems += _check_older_generations(home, repair)
     readable = [manifest for manifest in manifests if manifest.run_id not in unreadable]
     stale = list(_check_generation(home, readable))
     if stale and repair:
         publish(home, reuse=False)
         stale = list(_check_generation(home, readable))
+    if run_id is None:
+        stale += _check_older_generations(home, repair)
     return problems + stale
 
 
@@ -231,12 +232,11 @@ def _check_older_generations(home: layout.Home, repair: bool) -> Iterator[Proble
                 _read_through(connection)
         except MissingStoreError:
             continue  # pruned by now
-        except (CorruptStoreError, duckdb.Error) as error:
+        except (CorruptStoreError, duckdb.Error):
             if repair:
                 path.unlink(missing_ok=True)
                 continue
-            reason = f"{path.name}, an older generation, is damaged ({engine.first_line(error)})"
-            sentence = f"{reason}; `vmoer verify --repair` removes it"
+            sentence = f"{path.name}, an older generation, is damaged; `vmoer verify --repair` removes it"
             yield Problem("generation", "", _relative(home, path), sentence)
 
 

@@ -31,7 +31,8 @@ from pipelines.stages import Batch
 from pipelines.worker.ray import Actor
 from pipelines.worker.scratch import Scratch
 from store import schema
-from store.layout import facts_folder, manifest_path
+from store.catalog import read_manifest, write_manifest
+from store.layout import facts_folder
 from store.shards import list_shards
 from tests.conftest import ROOT
 from tests.pipelines.support import settings, small_spec
@@ -130,9 +131,8 @@ def test_shards_of_other_weights_are_not_found(machines: Machines, tmp_path: Pat
     shard = next(facts_folder(tmp_path).rglob("*.parquet"))
     table = shard.parent.parent.name.removeprefix("table=")
     assert exchange.fetch(table, run_id, shard.name)
-    file = manifest_path(tmp_path, run_id)
-    manifest = json.loads(file.read_text())
-    file.write_text(json.dumps({**manifest, "model": {**manifest["model"], "weights_sha256": "0" * 64}}))
+    manifest = read_manifest(tmp_path, run_id)
+    write_manifest(tmp_path, replace(manifest, model={**manifest.model, "weights_sha256": "0" * 64}))
     assert not exchange.fetch(table, run_id, shard.name)
 
 

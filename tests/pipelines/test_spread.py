@@ -27,6 +27,7 @@ from pipelines.spec.model import places
 from pipelines.spec.runs import expand
 from pipelines.worker import workflow as engine
 from pipelines.worker.ray import Actor, RayCluster, outcome
+from store.catalog import read_manifest, write_manifest
 from store.errors import WriteError
 from store.verify import verify
 from tests.pipelines.support import assert_same_tables, environment, settings, small_spec
@@ -176,16 +177,15 @@ def test_an_actor_refuses_other_questions_and_weights_than_the_run_began_with(
     prepared: Path, request_of_small: dict[str, Any]
 ) -> None:
     tasks = tasks_of(Actor(), prepared, request_of_small)
-    file = prepared / "runs" / f"{expand(small_spec())[0].run_id}.json"
-    manifest = json.loads(file.read_text())
+    manifest = read_manifest(prepared, expand(small_spec())[0].run_id)
     for changed, sentence in (
         ({"dtype": "bfloat16"}, "other weights or another number format"),
         (
-            {"datasets": [{**row, "content_sha256": "0" * 64} for row in manifest["datasets"]]},
+            {"datasets": [{**row, "content_sha256": "0" * 64} for row in manifest.datasets]},
             "question set 'test' is not the one",
         ),
     ):
-        file.write_text(json.dumps({**manifest, **changed}))
+        write_manifest(prepared, replace(manifest, **changed))  # type: ignore[arg-type]
         answers = [answer_of(Actor(), prepared, task) for task in tasks]
         refused = [answer["error"] for answer in answers if "error" in answer]
         assert len(refused) == 1, "only what would be computed anew is refused"
