@@ -84,11 +84,11 @@ def stopped_executors(home: Path) -> dict[str, int]:
     for owner, stem in live_executors(home).items():
         pid = _content(home / "workers" / f"{stem}.lock").get("pid")
         try:
-            state = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0]  # type: ignore[arg-type]
-        except (OSError, TypeError, ValueError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, ValueError, IndexError):
             continue
-        if state in "Tt":
-            stopped[owner] = int(pid)  # type: ignore[arg-type]
+        if state in "Tt" and isinstance(pid, int):
+            stopped[owner] = pid
     return stopped
 
 
