@@ -167,12 +167,12 @@ def test_a_cancelled_inspection_ends_and_the_next_one_is_served(home: Path) -> N
 def test_a_stopped_worker_is_named_and_goes_on(home: Path) -> None:
     """SIGSTOP in the middle of an inspection: whoever looks is told at once, and SIGCONT lets it finish."""
     here = settings(home)
-    (pid,) = [json.loads(path.read_text())["pid"] for path in (home / "workers").glob("*.lock")]
     long = live.parse_request({**ASKED, "prompts": ["word " * 100] * 4, "samples": 20}, here)
     inspection_id = live.submit(long, here)
     deadline = time.monotonic() + 60
     while live.get_inspection(inspection_id, here).total == 0 and time.monotonic() < deadline:
         time.sleep(0.02)
+    (pid,) = [json.loads(path.read_text())["pid"] for path in (home / "workers").glob("*.lock")]
     os.kill(pid, signal.SIGSTOP)
     try:
         found = live.get_inspection(inspection_id, here)
